@@ -9,8 +9,8 @@ from typing import Self
 from pydantic import Field, field_validator, model_validator
 
 from gateway.facade.messages import MessageLimits
-from gateway.http.limits import HttpLimits
 from gateway.keys.usage import MAX_PROCESSES
+from gateway.limits import HttpLimits
 from services.kit.config import UNIX, ServiceSettings
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.tls import TlsFiles

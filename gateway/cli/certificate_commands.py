@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.mesh_owner import as_owner
 from gateway.cli.output import JsonOption, plain_table, print_json, print_whole, stdout
-from gateway.cli.stack_commands import as_owner
 from services.kit.config import home_dir, state_dir
 
 if TYPE_CHECKING:

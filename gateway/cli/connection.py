@@ -23,7 +23,7 @@ from tidemill.pipeline.v1.trigger_service_pb2_grpc import TriggerServiceStub
 from tidemill.telemetry.v1.telemetry_service_pb2_grpc import TelemetryServiceStub
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
 
-from gateway.cli.stack_commands import as_owner
+from gateway.cli.mesh_owner import as_owner
 from services.kit.config import home_dir, state_dir
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.grpc.errors import from_rpc_error

@@ -19,6 +19,7 @@ from gateway.cli import stack_commands
 from gateway.cli.allowed_sources import allow, source_uri, wanted_roots
 from gateway.cli.connection import Connection, connect
 from gateway.cli.follow import Detached, follow
+from gateway.cli.mesh_owner import as_owner, show_to_mesh
 from gateway.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -138,8 +139,8 @@ def run(
         with stack_commands.resumable(console, "the same command"):
             stack_commands.fetch(console, missing_assets(file.spec))
     if address is None:
-        stack_commands.show_to_mesh(roots)
-    stack_commands.as_owner()
+        show_to_mesh(roots)
+    as_owner()
     allow(roots, file)
     with connect(address) as connection:
         cycle = _start(connection, file, console)
@@ -166,7 +167,7 @@ def quickstart(
         stack_commands.fetch(console, assets_of(file.spec))
         console.rule("2/3 · the mesh", align="left", style="bright_black")
         roots = wanted_roots(file)
-        stack_commands.show_to_mesh(roots)
+        show_to_mesh(roots)
         stack_commands.start(console)
     console.rule(f"3/3 · {file.spec.name}", align="left", style="bright_black")
     allow(roots, file)

@@ -24,6 +24,7 @@ from gateway.cli.allowed_sources import allow, wanted_roots
 from gateway.cli.connection import Connection, connect
 from gateway.cli.cycle_commands import AllowOption, missing_assets
 from gateway.cli.dataset_commands import VersionName, dataset, find_version, print_version, replaced
+from gateway.cli.mesh_owner import as_owner, show_to_mesh
 from gateway.cli.output import EXIT_INTERRUPTED, AddressOption, JsonOption, as_json, print_json, stderr, stdout
 from gateway.cli.patience import watched
 from gateway.cli.pipeline_file import PipelineFile, load_dataset
@@ -67,8 +68,8 @@ def build(
     if address is None:
         with stack_commands.resumable(console, "the same command"):
             stack_commands.fetch(console, missing_assets(loaded.spec))
-        stack_commands.show_to_mesh(roots)
-    stack_commands.as_owner()
+        show_to_mesh(roots)
+    as_owner()
     allow(roots, loaded)
     try:
         with connect(address) as connection:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gateway.cli.mesh_owner import as_owner
 from gateway.cli.output import EXIT_FAILED, JsonOption, print_json, stdout
-from gateway.cli.stack_commands import as_owner
 from gateway.cli.views.doctor import report
 from services.kit.config import home_dir, state_dir
 

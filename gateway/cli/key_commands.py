@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli.durations import duration
+from gateway.cli.mesh_owner import as_owner
 from gateway.cli.output import JsonOption, plain_table, print_json, print_whole, stderr, stdout
-from gateway.cli.stack_commands import as_owner
 from services.kit.config import state_dir
 from services.kit.errors import InvalidArgumentError
 

@@ -6,12 +6,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from gateway.cli.mesh_owner import as_owner
 from gateway.cli.output import EXIT_FAILED, EXIT_INTERRUPTED, JsonOption, print_json, stderr, stdout
 from gateway.cli.views.stack import (
     PartsReporter,
@@ -40,26 +40,6 @@ def check_machine() -> None:
     from infra.stack.layout import Layout
 
     preflight.check(Layout.of(home_dir(), state_dir()))
-
-
-def show_to_mesh(roots: Iterable[str]) -> None:
-    """If root starts the mesh, makes these folders reachable for its user, even below folders closed to others."""
-    try:
-        from infra.stack.layout import Layout
-        from infra.stack.mesh_user import show
-    except ModuleNotFoundError:  # the extra `cli` without `stack`: no mesh on this machine
-        return
-    show(Layout.of(home_dir(), state_dir()), [Path(root) for root in roots if root.startswith("/")])
-
-
-def as_owner() -> None:
-    """If root runs this command, continues as the mesh's user: root must not trust links and files of that user."""
-    try:
-        from infra.stack.layout import Layout
-        from infra.stack.mesh_user import become_owner
-    except ModuleNotFoundError:  # the extra `cli` without `stack`: no mesh on this machine
-        return
-    become_owner(Layout.of(home_dir(), state_dir()))
 
 
 def fetch(console: Console, names: Iterable[str]) -> None:

@@ -16,7 +16,8 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gateway.http.limits import ConnectionTable, HttpLimits
+from gateway.http.limits import ConnectionTable
+from gateway.limits import HttpLimits
 
 # How long the rest of a refused request is read and discarded before the connection is closed.
 _LINGER_S = 2.0

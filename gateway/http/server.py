@@ -11,8 +11,8 @@ from typing import Any
 
 import uvicorn
 
-from gateway.http.limits import HttpLimits
 from gateway.http.protocol import limited_protocol
+from gateway.limits import HttpLimits
 from services.kit.errors import FailedPreconditionError
 
 _DRAIN_S = 10

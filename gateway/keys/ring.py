@@ -14,7 +14,7 @@ from datetime import datetime
 from gateway.keys.key import ApiKey, id_of, matches
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import UnauthenticatedError, UnavailableError
-from services.kit.runtime.loops import step_forever
+from services.kit.loops import step_forever
 
 logger = logging.getLogger(__name__)
 

@@ -29,6 +29,7 @@ from services.cleaning.entrypoints.worker import run_builder
 from services.cleaning.settings import CleaningSettings
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.metrics import ConsumerMetrics, LossMetrics
 from services.kit.bus.port import LostMessages
 from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import RECORDS_RAW
@@ -40,7 +41,7 @@ from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
-from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
+from services.kit.telemetry.metrics import RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 

@@ -37,6 +37,7 @@ from services.ingest.entrypoints.worker import ImportWorker
 from services.ingest.settings import IngestSettings
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.metrics import ConsumerMetrics, LossMetrics
 from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import CLEANING_EVENTS, INBOUND
 from services.kit.clock import SystemClock
@@ -48,7 +49,7 @@ from services.kit.runtime.service import Service, run_service
 from services.kit.storage.database import open_database
 from services.kit.storage.disk import DiskGuard
 from services.kit.storage.requests import SqlRequestLog
-from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
+from services.kit.telemetry.metrics import RequestMetrics
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 

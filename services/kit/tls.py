@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
 from services.kit.errors import FailedPreconditionError
-from services.kit.runtime.loops import step_forever
+from services.kit.loops import step_forever
 from services.kit.threads import in_thread
 
 logger = logging.getLogger(__name__)

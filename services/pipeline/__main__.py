@@ -17,20 +17,21 @@ from tidemill.pipeline.v1 import trigger_service_pb2_grpc as trigger_stubs
 
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
+from services.kit.bus.metrics import ConsumerMetrics, LossMetrics
 from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import INFERENCE_EVENTS
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings, split_list
 from services.kit.grpc.client import open_channel
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.loops import Wakeup
 from services.kit.network_rules import NetworkRules
-from services.kit.runtime.loops import Wakeup
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
-from services.kit.telemetry.metrics import ConsumerMetrics, LossMetrics, RequestMetrics
+from services.kit.telemetry.metrics import RequestMetrics
 from services.pipeline.adapters.announcer import BusAnnouncer
 from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.budget_gauges import PrometheusBudgetGauges

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.cleaning.app.builder import Builder
-from services.kit.runtime.loops import step_forever
+from services.kit.loops import step_forever
 from services.kit.threads import in_thread
 
 

@@ -6,7 +6,7 @@ import asyncio
 
 from services.inference.app.reconciling import Reconciler
 from services.inference.app.restarts import RestartQueue
-from services.kit.runtime.loops import Wakeup, step_forever
+from services.kit.loops import Wakeup, step_forever
 from services.kit.threads import in_thread
 
 

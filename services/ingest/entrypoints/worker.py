@@ -13,7 +13,7 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import ImportStore
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.source_import import Import
-from services.kit.runtime.loops import step_forever
+from services.kit.loops import step_forever
 from services.kit.telemetry import schema
 from services.kit.telemetry.context import trace_context
 

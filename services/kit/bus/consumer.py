@@ -23,13 +23,13 @@ from opentelemetry import context, trace
 
 from services.kit.bus.brokers import Brokers
 from services.kit.bus.cloudevents import trace_context
+from services.kit.bus.metrics import ConsumerMetrics
 from services.kit.bus.port import Delivery, EventHandler, LostMessages
 from services.kit.bus.positions import ReadPositions, first_offsets
 from services.kit.bus.topics import Topic
 from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained, is_retryable
 from services.kit.retrying import Backoff, StoppedError, call_with_retries
 from services.kit.telemetry import schema
-from services.kit.telemetry.metrics import ConsumerMetrics
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.kit.bus.losses import FILE_NAME, note_loss
+from services.kit.bus.metrics import LossMetrics
 from services.kit.bus.port import LostMessages
 from services.kit.clock import Clock
-from services.kit.telemetry.metrics import LossMetrics
 
 logger = logging.getLogger(__name__)
 

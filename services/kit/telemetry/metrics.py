@@ -6,11 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from services.kit.bus.port import LostMessages
-from services.kit.storage.disk import DiskSpace
 from services.kit.telemetry import schema
 from services.kit.telemetry.scraping import ScrapeToken, serve_metrics
 
@@ -30,6 +29,20 @@ _CALLERS_FAULT = frozenset(
     }
 )
 _WINDOW_S = 300.0
+
+
+class Space(Protocol):
+    """Bytes of a disk."""
+
+    @property
+    def free(self) -> int:
+        """Bytes that are free."""
+        ...
+
+    @property
+    def reserve(self) -> int:
+        """Below this many free bytes no new data is accepted."""
+        ...
 
 
 class _RecentRate:
@@ -90,7 +103,7 @@ class RequestMetrics:
         if failed:
             self._errors.labels(self.service_name, endpoint).inc()
 
-    def watch_disk(self, look: Callable[[], DiskSpace]) -> None:
+    def watch_disk(self, look: Callable[[], Space]) -> None:
         """Publishes how much of a disk is free and reserved; `look` is called at each scrape."""
         for name, words, value in (
             (schema.DISK_FREE_BYTES, "Bytes free on the disk of the mesh's state", lambda: look().free),
@@ -106,42 +119,3 @@ class RequestMetrics:
             FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
         serve_metrics(address, self.registry, self.token)
-
-
-class ConsumerMetrics:
-    """How far a consumer group is behind, and what it refused."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        labels = ("group", "topic")
-        self._lag = Gauge(schema.BUS_CONSUMER_LAG, "Messages that a group has still to read", labels, registry=registry)
-        self._refused = Counter(
-            schema.BUS_DEAD_LETTERS, "Messages that a group could not handle", labels, registry=registry
-        )
-
-    def lag(self, group: str, topic: str, count: int) -> None:
-        """Messages of the partitions of this member that it has still to read."""
-        self._lag.labels(group, topic).set(count)
-
-    def refused(self, group: str, topic: str) -> None:
-        """Counts a dead letter."""
-        self._refused.labels(group, topic).inc()
-
-
-class LossMetrics:
-    """Counts messages that the bus deleted before a group had read them."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._lost = Counter(
-            schema.BUS_LOST_MESSAGES,
-            "Messages that the bus deleted before a group had read them",
-            ("group", "topic"),
-            registry=registry,
-        )
-
-    def of_group(self, group: str) -> Callable[[LostMessages], None]:
-        """The counter of a group."""
-
-        def count(lost: LostMessages) -> None:
-            self._lost.labels(group, lost.topic).inc(lost.count)
-
-        return count

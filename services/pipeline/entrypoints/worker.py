@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from services.kit.runtime.loops import Wakeup, step_forever
+from services.kit.loops import Wakeup, step_forever
 from services.kit.threads import in_thread
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.exclusions import Exclusions, TaughtRecords

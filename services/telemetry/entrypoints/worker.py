@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.kit.runtime.loops import step_forever
+from services.kit.loops import step_forever
 from services.telemetry.app.retention import Sweeper
 
 _EVERY_S = 3600.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.kit.runtime.loops import step_forever
+from services.kit.loops import step_forever
 from services.kit.threads import in_thread
 from services.training.app.supervision import Supervision
 

@@ -11,10 +11,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.kit.bus.consumer import KafkaEventConsumer
+from services.kit.bus.metrics import ConsumerMetrics
 from services.kit.bus.port import Delivery
 from services.kit.bus.topics import Topic
 from services.kit.errors import InvalidArgumentError
-from services.kit.telemetry.metrics import ConsumerMetrics
 from tests.contract.bus.conftest import KafkaBus
 from tests.waiting import wait_until
 

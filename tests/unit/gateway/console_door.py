@@ -14,8 +14,9 @@ from gateway.console.sessions import Sessions
 from gateway.health import PartsHealth
 from gateway.http.app import create_app
 from gateway.http.door import Receive, Scope, Send
-from gateway.http.limits import BodyBudget, HttpLimits
+from gateway.http.limits import BodyBudget
 from gateway.keys.limiter import KeyLimiter
+from gateway.limits import HttpLimits
 from gateway.peers import PEERS, Peers
 from gateway.settings import GatewaySettings
 from services.kit.clock import SystemClock

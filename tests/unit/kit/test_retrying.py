@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from services.kit.errors import FailedPreconditionError, TidemillError, UnavailableError
+from services.kit.loops import Wakeup, step_forever
 from services.kit.retrying import Backoff, StoppedError, call_with_retries, call_with_retries_async
-from services.kit.runtime.loops import Wakeup, step_forever
 from tests.waiting import eventually
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from services.kit.clock import SystemClock
 from services.kit.errors import InvalidArgumentError, UnavailableError
-from services.kit.runtime.loops import Wakeup
+from services.kit.loops import Wakeup
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.feedback import Answer, Feedback
 from services.pipeline.entrypoints.worker import publish_pending_feedback
