@@ -438,25 +438,6 @@ class AlertsBody(Body):
     alerts: list[AlertmanagerAlert] = Field(max_length=1000)
 
 
-class TensorBody(BaseModel):
-    """A tensor of KServe V2."""
-
-    name: str
-    shape: list[int]
-    datatype: str = Field(examples=["BYTES"])
-    data: list[Any] | None = Field(None, description="row-major; absent with the binary tensor data extension")
-    parameters: dict[str, Any] = {}
-
-
-class InferBody(BaseModel):
-    """Body of KServe V2's infer; `gateway.http.v2_codec` reads it, for tensors are large and may be binary."""
-
-    id: str = ""
-    inputs: list[TensorBody]
-    outputs: list[dict[str, Any]] = []
-    parameters: dict[str, Any] = {}
-
-
 class Span(BaseModel):
     """A named part of a text."""
 

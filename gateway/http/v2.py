@@ -7,11 +7,24 @@ from typing import Any
 import grpc
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as v2
 
-from gateway.http.bodies import InferBody, described
+from gateway.http.bodies import described
 from gateway.http.body import body_of
 from gateway.http.calls import json_response, unless_gone, user_of, version_headers, watch_disconnect
+from gateway.http.v2_bodies import (
+    InferAnswer,
+    InferBody,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+    TensorMetadata,
+    answered,
+    described_message,
+)
 from gateway.http.v2_codec import message_json, read_infer, write_infer
 from services.kit.errors import (
     FailedPreconditionError,
@@ -29,7 +42,13 @@ _LOOK_UP_S = 10.0
 _PROBE_S = 2.0
 _UNIMPLEMENTED = grpc.StatusCode.UNIMPLEMENTED
 _JSON_SIZE = "inference-header-content-length"
-_INFER_DOCS = described(InferBody, "Infers (JSON, or JSON and binary tensor data)")
+_INFER_DOCS = {
+    "response_model": InferAnswer,
+    "responses": {200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+    **described(InferBody, "Infers (JSON, or JSON and binary tensor data)"),
+}
+_CONFIG_DOCS = described_message(model_config_pb2.ModelConfig)
+_STATISTICS_DOCS = described_message(v2.ModelStatisticsResponse)
 
 
 def v2_routes(triton: TritonV2) -> APIRouter:
@@ -44,22 +63,22 @@ def v2_routes(triton: TritonV2) -> APIRouter:
         with translate_rpc_errors("Triton"):
             return await triton.infer(message, _INFER_S, user)
 
-    @router.get("/v2")
+    @router.get("/v2", response_model=ServerMetadata)
     async def server_metadata() -> Response:
         found = await ask("ServerMetadata", v2.ServerMetadataRequest())
-        return json_response({"name": found.name, "version": found.version, "extensions": list(found.extensions)})
+        return answered(ServerMetadata(name=found.name, version=found.version, extensions=list(found.extensions)))
 
-    @router.get("/v2/health/live")
+    @router.get("/v2/health/live", response_model=ServerLive)
     async def live() -> Response:
-        return json_response({"live": True})
+        return answered(ServerLive(live=True))
 
-    @router.get("/v2/health/ready")
+    @router.get("/v2/health/ready", response_model=ServerReady)
     async def server_ready() -> Response:
         ready = await triton.is_ready(_PROBE_S)
-        return json_response({"ready": ready}, 200 if ready else 503)
+        return answered(ServerReady(ready=ready), 200 if ready else 503)
 
-    @router.get("/v2/models/{model}/versions/{version}/ready")
-    @router.get("/v2/models/{model}/ready")
+    @router.get("/v2/models/{model}/versions/{version}/ready", response_model=ModelReady)
+    @router.get("/v2/models/{model}/ready", response_model=ModelReady)
     async def model_ready(model: str, version: str = "") -> Response:
         # Not an error of the server: the protocol requires a 4xx for a model that is not ready.
         try:
@@ -69,33 +88,33 @@ def v2_routes(triton: TritonV2) -> APIRouter:
             status = 404  # no such model, or a version that is not a number
         except TidemillError:
             status = 503
-        return json_response({"name": model, "ready": status == 200}, status)
+        return answered(ModelReady(name=model, ready=status == 200), status)
 
-    @router.get("/v2/models/{model}/versions/{version}/config")
-    @router.get("/v2/models/{model}/config")
+    @router.get("/v2/models/{model}/versions/{version}/config", **_CONFIG_DOCS)
+    @router.get("/v2/models/{model}/config", **_CONFIG_DOCS)
     async def model_config(model: str, version: str = "") -> Response:
         found = await ask("ModelConfig", v2.ModelConfigRequest(name=model, version=version))
         return json_response(message_json(found.config))
 
-    @router.get("/v2/models/stats")
-    @router.get("/v2/models/{model}/versions/{version}/stats")
-    @router.get("/v2/models/{model}/stats")
+    @router.get("/v2/models/stats", **_STATISTICS_DOCS)
+    @router.get("/v2/models/{model}/versions/{version}/stats", **_STATISTICS_DOCS)
+    @router.get("/v2/models/{model}/stats", **_STATISTICS_DOCS)
     async def model_statistics(model: str = "", version: str = "") -> Response:
         found = await ask("ModelStatistics", v2.ModelStatisticsRequest(name=model, version=version))
         return json_response(message_json(found))
 
-    @router.get("/v2/models/{model}/versions/{version}")
-    @router.get("/v2/models/{model}")
+    @router.get("/v2/models/{model}/versions/{version}", response_model=ModelMetadata)
+    @router.get("/v2/models/{model}", response_model=ModelMetadata)
     async def model_metadata(model: str, version: str = "") -> Response:
         found = await ask("ModelMetadata", v2.ModelMetadataRequest(name=model, version=version))
-        return json_response(
-            {
-                "name": found.name,
-                "versions": list(found.versions),
-                "platform": found.platform,
-                "inputs": [_tensor(tensor) for tensor in found.inputs],
-                "outputs": [_tensor(tensor) for tensor in found.outputs],
-            }
+        return answered(
+            ModelMetadata(
+                name=found.name,
+                versions=list(found.versions),
+                platform=found.platform,
+                inputs=[_tensor(tensor) for tensor in found.inputs],
+                outputs=[_tensor(tensor) for tensor in found.outputs],
+            )
         )
 
     @router.post("/v2/models/{model}/versions/{version}/infer", **_INFER_DOCS)
@@ -124,8 +143,8 @@ def v2_routes(triton: TritonV2) -> APIRouter:
     return router
 
 
-def _tensor(tensor: Any) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+def _tensor(tensor: Any) -> TensorMetadata:
+    return TensorMetadata(name=tensor.name, datatype=tensor.datatype, shape=list(tensor.shape))
 
 
 def _json_size(request: Request) -> int | None:

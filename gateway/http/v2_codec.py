@@ -1,7 +1,6 @@
 """Maps KServe V2's HTTP bodies to its gRPC messages and back, with the binary tensor data extension.
 
-Sources: https://github.com/kserve/open-inference-protocol/blob/main/specification/protocol/inference_rest.md and
-https://github.com/triton-inference-server/server/blob/main/docs/protocol/extension_binary_data.md. It makes no call.
+The bodies are declared in `v2_bodies`, which names the sources. It makes no call.
 """
 
 from __future__ import annotations
@@ -15,7 +14,9 @@ import numpy as np
 import orjson
 from tritonclient.grpc import service_pb2 as v2
 
+from gateway.http.bodies import read_body
 from gateway.http.calls import invalid
+from gateway.http.v2_bodies import InferAnswer, InferBody, OutputTensor, Parameters, TensorBody, rendered
 from services.kit.errors import InternalError, InvalidArgumentError
 
 # KServe's names of element types; BYTES is a length (4 bytes, little endian) before each element.
@@ -48,8 +49,6 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-# The limit of NumPy 1; without a limit the number of elements could be arbitrarily large.
-_MAX_DIMENSIONS = 32
 _SIZES = {**{name: dtype.itemsize for name, dtype in _DTYPES.items()}, "BF16": 2}
 
 
@@ -89,93 +88,57 @@ def read_infer(body: bytes | bytearray, json_size: int | None, model: str, versi
         raise InvalidArgumentError(f"The body's JSON part is not valid: {error}", reason="INVALID_JSON") from error
     if not isinstance(head, dict):
         raise InvalidArgumentError("The body's JSON part must be an object.", reason="INVALID_JSON")
-    request = v2.ModelInferRequest(model_name=model, model_version=version, id=str(head.get("id") or ""))
-    parameters = dict(_object(head.get("parameters"), "parameters"))
-    binary_default = bool(parameters.pop("binary_data_output", False))
-    _set_parameters(request.parameters, parameters, "parameters")
+    asked = read_body(InferBody, head)
+    request = v2.ModelInferRequest(model_name=model, model_version=version, id=asked.id)
+    binary_default = bool(_set_parameters(request.parameters, asked.parameters, "binary_data_output"))
     tail = memoryview(body)[len(body) if json_size is None else json_size :]
     used = 0
-    for index, tensor in enumerate(_list(head.get("inputs"), "inputs")):
+    for index, tensor in enumerate(asked.inputs):
         used += _read_input(request, tensor, f"inputs[{index}]", tail[used:])
     if used != len(tail):
         raise InvalidArgumentError(f"The inputs declare {used} bytes of binary data, the body has {len(tail)}.")
     binary_outputs: dict[str, bool] = {}
-    for index, output in enumerate(_list(head.get("outputs", []), "outputs")):
-        where = f"outputs[{index}]"
-        name = _object(output, where).get("name")
-        if not isinstance(name, str):
-            raise invalid(f"{where}.name", f"`{where}.name` is required.")
-        options = dict(_object(output.get("parameters"), f"{where}.parameters"))
-        if "binary_data" in options:
-            binary_outputs[name] = bool(options.pop("binary_data"))
-        _set_parameters(request.outputs.add(name=name).parameters, options, f"{where}.parameters")
+    for output in asked.outputs:
+        wanted = _set_parameters(request.outputs.add(name=output.name).parameters, output.parameters, "binary_data")
+        if wanted is not None:
+            binary_outputs[output.name] = bool(wanted)
     return InferCall(request, binary_default, binary_outputs)
 
 
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise invalid(where, f"`{where}` must be an object.")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise invalid(where, f"`{where}` must be a list.")
-    return value
-
-
-def _set_parameters(target: Any, values: dict[str, Any], where: str) -> None:
-    for name, value in values.items():
-        if name.startswith("shared_memory"):
-            raise invalid(where, "Shared memory is not supported over HTTP; send the tensors in the body.")
+def _set_parameters(target: Any, parameters: Parameters, own: str) -> Any:
+    """Sets all but one, which is the gateway's own; returns that one's value."""
+    for name, value in parameters.items():
+        if name == own:
+            continue
         if isinstance(value, bool):
             target[name].bool_param = value
-        elif isinstance(value, int) and -(2**63) <= value < 2**63:
+        elif isinstance(value, int):
             target[name].int64_param = value
         elif isinstance(value, float):
             target[name].double_param = value
-        elif isinstance(value, str):
-            target[name].string_param = value
         else:
-            raise invalid(where, f"`{where}.{name}` must be a string, a number or a boolean.")
+            target[name].string_param = value
+    return parameters.get(own)
 
 
-def _read_input(request: Any, tensor: Any, where: str, tail: memoryview) -> int:
+def _read_input(request: Any, tensor: TensorBody, where: str, tail: memoryview) -> int:
     """Adds one input; returns the number of binary bytes that it used."""
-    entry = _object(tensor, where)
-    name, datatype, shape = entry.get("name"), entry.get("datatype"), entry.get("shape")
-    if not isinstance(name, str) or not name:
-        raise invalid(f"{where}.name", f"`{where}.name` is required.")
-    if not isinstance(datatype, str) or (datatype not in _SIZES and datatype != "BYTES"):
-        raise invalid(f"{where}.datatype", f"`{where}.datatype` must be one of {', '.join((*_SIZES, 'BYTES'))}.")
-    if (
-        not isinstance(shape, list)
-        or len(shape) > _MAX_DIMENSIONS
-        or not all(type(size) is int and 0 <= size < 2**31 for size in shape)
-    ):
-        raise invalid(f"{where}.shape", f"`{where}.shape` must be a list of at most {_MAX_DIMENSIONS} sizes.")
-    options = dict(_object(entry.get("parameters"), f"{where}.parameters"))
-    size = options.pop("binary_data_size", None)
-    elements = prod(shape)
+    added = request.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
+    size = _set_parameters(added.parameters, tensor.parameters, "binary_data_size")
     if size is None:
-        raw = _raw_of_json(entry.get("data"), datatype, shape, where)
+        raw = _raw_of_json(tensor, where)
     else:
         if type(size) is not int or not 0 <= size <= len(tail):
             raise invalid(
                 where, f"`{where}` declares {size!r} bytes of binary data, but only {len(tail)} are left in the body."
             )
-        if "data" in entry:
+        if tensor.data is not None:
             raise invalid(f"{where}.data", f"`{where}` has both `data` and binary data.")
         raw = bytes(tail[:size])
-    if datatype in _SIZES and len(raw) != elements * _SIZES[datatype]:
+    if (element := _SIZES.get(tensor.datatype)) is not None and len(raw) != (needed := prod(tensor.shape) * element):
         raise invalid(
-            where,
-            f"`{where}` has {len(raw)} bytes; shape {shape} of {datatype} needs {elements * _SIZES[datatype]}.",
+            where, f"`{where}` has {len(raw)} bytes; shape {tensor.shape} of {tensor.datatype} needs {needed}."
         )
-    added = request.inputs.add(name=name, datatype=datatype, shape=shape)
-    _set_parameters(added.parameters, options, f"{where}.parameters")
     request.raw_input_contents.append(raw)
     return size or 0
 
@@ -189,10 +152,11 @@ def _flatten(values: list[Any], dimensions: int) -> list[Any]:
     return values
 
 
-def _raw_of_json(data: Any, datatype: str, shape: list[int], where: str) -> bytes:
-    if not isinstance(data, list):
-        raise invalid(f"{where}.data", f"`{where}.data` must be a list.")
-    flat, elements = _flatten(data, len(shape)), prod(shape)
+def _raw_of_json(tensor: TensorBody, where: str) -> bytes:
+    if tensor.data is None:
+        raise invalid(f"{where}.data", f"`{where}.data` is required.")
+    datatype, elements = tensor.datatype, prod(tensor.shape)
+    flat = _flatten(tensor.data, len(tensor.shape))
     if len(flat) != elements:
         raise invalid(f"{where}.data", f"`{where}.data` has {len(flat)} elements, its shape says {elements}.")
     if datatype == "BYTES":
@@ -227,29 +191,36 @@ def write_infer(response: Any, call: InferCall) -> tuple[bytes, int | None]:
     Returns:
         The body, and the length of its JSON part where binary tensors follow it, else None.
     """
-    outputs: list[dict[str, Any]] = []
+    outputs: list[OutputTensor] = []
     tail: list[bytes] = []
     raws = response.raw_output_contents
     for index, output in enumerate(response.outputs):
-        entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-        parameters = _parameters_json(output.parameters)
+        parameters, data = _parameters_json(output.parameters), None
         if call.wants_binary(output.name) or output.datatype == "BF16":
             raw = raws[index] if index < len(raws) else _raw_of_contents(output)
             parameters["binary_data_size"] = len(raw)
             tail.append(raw)
         else:
-            entry["data"] = _json_of_raw(raws[index], output) if index < len(raws) else _json_of_contents(output)
-        if parameters:
-            entry["parameters"] = parameters
-        outputs.append(entry)
-    head: dict[str, Any] = {"model_name": response.model_name, "model_version": response.model_version}
-    if response.id:
-        head["id"] = response.id
-    if parameters := _parameters_json(response.parameters):
-        head["parameters"] = parameters
-    head["outputs"] = outputs
-    rendered = orjson.dumps(head, option=orjson.OPT_SERIALIZE_NUMPY)
-    return (b"".join((rendered, *tail)), len(rendered)) if tail else (rendered, None)
+            data = _json_of_raw(raws[index], output) if index < len(raws) else _json_of_contents(output)
+        outputs.append(
+            OutputTensor(
+                name=output.name,
+                datatype=output.datatype,
+                shape=list(output.shape),
+                data=data,
+                parameters=parameters or None,
+            )
+        )
+    head = rendered(
+        InferAnswer(
+            model_name=response.model_name,
+            model_version=response.model_version,
+            id=response.id or None,
+            parameters=_parameters_json(response.parameters) or None,
+            outputs=outputs,
+        )
+    )
+    return (b"".join((head, *tail)), len(head)) if tail else (head, None)
 
 
 def _parameters_json(parameters: Any) -> dict[str, Any]:

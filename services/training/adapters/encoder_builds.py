@@ -11,6 +11,7 @@ from typing import Any
 
 from services.kit.engine import EMBEDDING, ENCODER, LOGITS, import_openvino, open_encoder
 from services.training.adapters.openvino_export import encoder
+from services.training.domain.tasks import VariantName
 
 CALIBRATION_TEXTS = 300
 
@@ -81,7 +82,7 @@ class EncoderMeasurement:
         return len(self.seconds) / sum(self.seconds)
 
 
-def measure(folders: dict[str, Path], texts: Sequence[list[int]]) -> dict[str, EncoderMeasurement]:
+def measure(folders: dict[VariantName, Path], texts: Sequence[list[int]]) -> dict[VariantName, EncoderMeasurement]:
     """Lets every build classify every text, one at a time. For each text the builds take turns."""
     import numpy as np
 

@@ -227,7 +227,7 @@ class GenerationRun(TaskRun[str]):
             check_stop(self.should_stop)
         return folders
 
-    def _measured(self, folders: Mapping[VariantName, Path], phase: Phase) -> dict[str, Any]:
+    def _measured(self, folders: dict[VariantName, Path], phase: Phase) -> dict[str, Any]:
         """What each build answers, and how fast."""
 
         def on_progress(done: int) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc import service_pb2 as v2
 
+from gateway.http.v2_bodies import described_message
 from gateway.http.v2_codec import InferCall, message_json, read_infer, write_infer
 from services.kit.errors import InvalidArgumentError
 
@@ -142,6 +144,27 @@ def test_any_tensors_are_read_or_refused(tensors: list[dict[str, Any]], tail: by
     assert len(call.request.inputs) == len(call.request.raw_input_contents) == len(tensors)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"datatype": "FP99"}, "inputs[0].datatype"),
+        ({"shape": [2, -1]}, "inputs[0].shape[1]"),
+        ({"shape": [True]}, "inputs[0].shape[0]"),
+        ({"data": "text"}, "inputs[0].data"),
+        ({"data": [1.5]}, "inputs[0].data"),
+        ({"name": ""}, "inputs[0].name"),
+        ({"parameters": {"x": None}}, "inputs[0].parameters.x"),
+        ({"parameters": {"shared_memory_region": "r"}}, "inputs[0].parameters"),
+    ],
+)
+def test_an_error_names_the_field(wrong: dict[str, Any], field: str) -> None:
+    tensor = {"name": "X", "datatype": "INT8", "shape": [1], "data": [1], "unknown to this server": 1}
+    assert read_infer(body(inputs=[tensor]), None, "m", "").request.inputs[0].name == "X"
+    with pytest.raises(InvalidArgumentError) as refused:
+        read_infer(body(inputs=[tensor | wrong]), None, "m", "")
+    assert refused.value.violations[0].field == field
+
+
 def test_counters_are_numbers_and_zeros_are_there() -> None:
     """As Triton's own HTTP door shows them; protobuf's JSON form has strings, and leaves zeros out."""
     found = v2.ModelStatisticsResponse()
@@ -165,3 +188,27 @@ def test_a_configuration_names_its_enumerations_and_keeps_its_maps() -> None:
     )
     assert shown["parameters"] == {"run": {"string_value": "runs/r"}}
     assert "optimization" not in shown
+
+
+def test_what_is_described_is_what_is_rendered() -> None:
+    """Triton's messages are declared once: their schema and their JSON form follow from the descriptor."""
+    config = model_config_pb2.ModelConfig(name="m")
+    config.input.add(name="text", data_type=model_config_pb2.TYPE_STRING, dims=[-1])
+    config.parameters["run"].string_value = "runs/r"
+    statistics = v2.ModelStatisticsResponse()
+    statistics.model_stats.add(name="m", inference_count=3).batch_stats.add(batch_size=2)
+    for message in (config, statistics):
+        described = described_message(type(message))["responses"][200]["content"]["application/json"]["schema"]
+        jsonschema.validate(message_json(message), closed(described))
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(message_json(message) | {"unknown": 1}, closed(described))
+
+
+def closed(schema: Any) -> Any:
+    """The schema, without room for fields that it does not name."""
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    found = {key: closed(item) for key, item in schema.items()}
+    return found | {"additionalProperties": False} if "properties" in found and "title" in found else found
