@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from services.kit.storage.artifacts import ArtifactStore
+from tests.s3 import new_bucket, serving_s3
 
 SERVICES = ("ingest", "cleaning", "training", "inference", "pipeline", "gateway")
 
@@ -23,11 +22,8 @@ def database_kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="package")
 def s3() -> Iterator[str]:
     """A server that speaks S3; its URL."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving_s3() as url:
+        yield url
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -35,14 +31,4 @@ def artifacts(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     """An empty artefact store."""
     if request.param == "folder":
         return ArtifactStore(f"file://{tmp_path}/artifacts")
-    import s3fs
-
-    # What an operator sets for an object store that is not Amazon's.
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = f"test-{uuid.uuid4().hex}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return ArtifactStore(f"s3://{bucket}/tidemill")
+    return ArtifactStore(f"{new_bucket(request.getfixturevalue('s3'), monkeypatch)}/tidemill")

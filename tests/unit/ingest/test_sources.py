@@ -6,14 +6,12 @@ import gzip
 import json
 import os
 import tempfile
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from services.ingest.adapters.source_files.s3 import s3_endpoint
 from services.ingest.adapters.sources import FileSources
@@ -25,17 +23,15 @@ from services.ingest.engine.formats.json_lines import JsonLines
 from services.ingest.engine.formats.text_folder import TextFolder
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from tests import sources
+from tests.s3 import new_bucket, serving_s3
 from tests.sources import file_sources
 
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
     """A server that speaks S3; its URL."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with serving_s3() as url:
+        yield url
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -43,15 +39,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     """A folder as a URL."""
     if request.param == "local":
         return tmp_path.as_uri()
-    endpoint = request.getfixturevalue("s3")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = f"test-{uuid.uuid4().hex}"
-    s3fs.S3FileSystem().mkdir(bucket)
-    return f"s3://{bucket}/sources"
+    return f"{new_bucket(request.getfixturevalue('s3'), monkeypatch)}/sources"
 
 
 def put(root: str, files: dict[str, bytes]) -> None:

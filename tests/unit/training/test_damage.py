@@ -29,7 +29,7 @@ from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.loop import Checkpoint
 from services.training.engine.methods.full import Full
 from services.training.worker import __main__ as worker
-from services.training.worker import text_classification
+from services.training.worker import sequence
 from services.training.worker.phases import kept_folder
 
 _TASK = TextClassificationTask("label")
@@ -190,7 +190,7 @@ def test_a_worker_leaves_the_reason_of_its_failure(
     def run(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(text_classification, "run", run)
+    monkeypatch.setattr(sequence, "run_job", run)
     folder = tmp_path / "run"
     folder.mkdir()
     job = Job("runs/1", folder, folder.as_uri(), tmp_path, tmp_path, tmp_path, _spec(tmp_path), 1, tmp_path, tmp_path)
