@@ -24,6 +24,7 @@ from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
 from services.kit.errors import PermissionDeniedError
 
+_LINES = "application/jsonl"
 # Pages that describe the API, and what they load.
 _DOCUMENTS = ("/docs", "/openapi.json", "/static-offline-docs")
 
@@ -67,14 +68,18 @@ async def test_every_route_names_its_roles() -> None:
 
 
 async def test_every_json_response_is_described_by_a_model() -> None:
-    described = {
-        path: content["application/json"]["schema"].get("$ref", "").rpartition("/")[2]
+    answers = [
+        (path, operation["responses"]["200"]["content"])
         for path, operations in (await openapi_paths()).items()
         for operation in operations.values()
-        if path.startswith("/v1/") and "application/jsonl" not in (content := operation["responses"]["200"]["content"])
-    }
+        if path.startswith(("/v1/", "/v2"))
+    ]
+    schemas = {path: content["application/json"]["schema"] for path, content in answers if _LINES not in content}
+    described = {path: each.get("title") or each["$ref"].rpartition("/")[2] for path, each in schemas.items()}
     assert described["/v1/chat/completions"] == "Completion"
-    assert all(described.values()), described
+    assert described["/v2/models/{model}/infer"] == "InferAnswer"
+    assert described["/v2/models/{model}/config"] == "ModelConfig"
+    assert not [path for path, name in described.items() if name.startswith("Response ")], described
 
 
 def holder(*roles: Role) -> ApiKey:
