@@ -60,6 +60,7 @@ def _plain(finding: Finding) -> dict[str, object]:
     return {
         "check": finding.check,
         "level": finding.level.value,
+        "reason": finding.reason,
         "message": finding.message,
         "remedy": finding.remedy,
         "repairable": finding.repair is not None,

@@ -179,6 +179,8 @@ def status(as_json: JsonOption = False) -> None:
             console.print(words, soft_wrap=True)
         for message, remedy in stack.warnings:
             console.print(f"{message} {remedy}", style="yellow", soft_wrap=True, markup=False)
+        if not well:
+            console.print("`tidemill doctor` says what is wrong and what to do.", soft_wrap=True, markup=False)
     if not well:
         raise typer.Exit(EXIT_FAILED)
 

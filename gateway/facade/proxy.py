@@ -16,7 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 
 from gateway.facade.table import OWN, PublicService
 from gateway.peers import call_metadata
-from services.kit.errors import UnavailableError
+from services.kit.errors import peer_away
 
 # Prefixes of headers of one hop, and of those that only the gateway may set.
 _OURS = ("grpc-", "x-tidemill-")
@@ -114,12 +114,7 @@ class _Forwarder:
         code, details = error.code(), error.details() or ""
         trailing = tuple(error.trailing_metadata() or ())
         if code is grpc.StatusCode.UNAVAILABLE and not any(key == _STATUS_DETAILS for key, _ in trailing):
-            raise UnavailableError(
-                f"The {self._peer} service does not answer: {details}",
-                reason="PEER_UNAVAILABLE",
-                metadata={"peer": self._peer},
-                retry_after_s=1.0,
-            ) from error
+            raise peer_away(self._peer, details) from error
         await context.abort(code, details, trailing)
         raise AssertionError("unreachable: abort raises")
 

@@ -19,7 +19,7 @@ domain code knows no transport.
     └── InternalError             a bug in Tidemill
 
 Faults of the machine have reasons of their own, declared here so that every service uses the same ones: `DISK_LOW`,
-`DISK_FULL`, `BUS_AWAY`, `DATABASE_DAMAGED`.
+`DISK_FULL`, `BUS_AWAY`, `DATABASE_DAMAGED`, `SNAPSHOT_DAMAGED`, `PEER_UNAVAILABLE`.
 """
 
 from __future__ import annotations
@@ -231,6 +231,39 @@ def database_damaged(database: str, cause: object) -> DataLossError:
         " what `tidemill doctor` can save.",
         reason="DATABASE_DAMAGED",
         metadata={"database": database},
+    )
+
+
+def snapshot_damaged(uri: str, part: str, cause: object) -> DataLossError:
+    """The error for a data-set version whose files are damaged.
+
+    Args:
+        uri: of its folder.
+        part: the file's name.
+        cause: what is wrong with it, without a full stop.
+    """
+    return DataLossError(
+        f"The snapshot {uri} is damaged: {part}: {cause}. Restore the file from a backup, or remove the snapshot's "
+        "folder and build the data set again.",
+        reason="SNAPSHOT_DAMAGED",
+        metadata={"uri": uri, "part": part, "cause": str(cause)},
+    )
+
+
+def peer_away(peer: str, cause: str, retry_after_s: float = 1.0) -> UnavailableError:
+    """The error for a service that does not answer.
+
+    Args:
+        peer: its name.
+        cause: what gRPC said.
+        retry_after_s: when to come again.
+    """
+    return UnavailableError(
+        f"The {peer} service does not answer: {cause.rstrip('.')}. Retry later. `tidemill status` shows its state, and "
+        "why it ended.",
+        reason="PEER_UNAVAILABLE",
+        metadata={"peer": peer},
+        retry_after_s=retry_after_s,
     )
 
 

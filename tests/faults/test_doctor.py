@@ -213,9 +213,16 @@ def test_a_low_disk_is_a_fault_and_a_scarce_one_a_notice(layout: Layout, monkeyp
     monkeypatch.setenv("TIDEMILL_DISK_RESERVE_BYTES", "0")
     assert look(layout, "disk") == []
     monkeypatch.setenv("TIDEMILL_DISK_RESERVE_BYTES", str(2**60))
-    assert one(layout, "disk").level is Level.FAULT
+    assert (one(layout, "disk").level, one(layout, "disk").reason) == (Level.FAULT, "DISK_LOW")
     monkeypatch.setattr("infra.stack.doctor.mesh.disk_space", lambda *_: _SCARCE)
-    assert one(layout, "disk").level is Level.NOTICE
+    assert (one(layout, "disk").level, one(layout, "disk").reason) == (Level.NOTICE, "")
+    # Whatever is kept in reserve.
+    full = dataclasses.replace(_SCARCE, free=0, reserve=0)
+    monkeypatch.setattr("infra.stack.doctor.mesh.disk_space", lambda *_: full)
+    found = one(layout, "disk")
+    assert (found.level, found.reason) == (Level.FAULT, "DISK_FULL")
+    assert "The disk is full" in found.message
+    assert "Free some space" in found.remedy
 
 
 def test_a_port_that_is_taken_is_reported(layout: Layout) -> None:
@@ -240,6 +247,7 @@ def test_a_part_that_does_not_answer_is_a_fault_with_its_log(layout: Layout) -> 
     assert [each.level for each in found] == [Level.FAULT, Level.FAULT]
     assert "kafka is not healthy: port 1" in found[0].message
     assert "/x/kafka.log" in found[0].remedy
+    assert [each.reason for each in found] == ["BUS_AWAY", ""]
     assert "ended with code 1" in found[1].message
 
 
@@ -294,6 +302,7 @@ def test_a_damaged_database_is_found(layout: Layout) -> None:
     assert str(path) in finding.message
     assert not finding.repaired
     assert "backup" in finding.remedy
+    assert finding.reason == "DATABASE_DAMAGED"
 
 
 def test_a_damaged_index_is_built_again(layout: Layout) -> None:
@@ -323,6 +332,7 @@ def test_a_damaged_snapshot_is_found(layout: Layout) -> None:
     assert look(layout, "snapshots") == []
     (folder / "train.parquet").write_bytes(b"trai")
     assert "train.parquet is not what was written" in one(layout, "snapshots").message
+    assert one(layout, "snapshots").reason == "SNAPSHOT_DAMAGED"
     (folder / "train.parquet").unlink()
     assert "train.parquet cannot be read" in one(layout, "snapshots").message
     (folder / "manifest.json").write_text("{")

@@ -22,7 +22,8 @@ def report(checks: Sequence[str], found: Sequence[Finding], versions: Mapping[st
             text.append("✓ ", "green").append(f"{check}\n")
         for each in own:
             mark, color = ("✓", "green") if each.repaired else _MARKS[each.level.value]
-            text.append(f"{mark} ", color).append(f"{check}: {each.message}\n")
+            named = f" ({each.reason})" if each.reason else ""
+            text.append(f"{mark} ", color).append(f"{check}: {each.message}{named}\n")
             if each.repaired:
                 text.append("  repaired\n", "green")
             elif each.remedy:

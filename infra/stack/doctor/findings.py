@@ -32,6 +32,8 @@ class Finding:
     repair: Callable[[], None] | None = None
     """Repairs it; safe to run as long as the mesh has not changed."""
     repaired: bool = False
+    reason: str = ""
+    """The reason that callers and cycles get because of it, such as `BUS_AWAY`; empty without one."""
 
 
 @dataclass(frozen=True, slots=True)

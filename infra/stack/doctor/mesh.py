@@ -57,14 +57,17 @@ def _machine(layout: Layout) -> Iterator[Finding]:
 
 def _disk(layout: Layout) -> Iterator[Finding]:
     space = disk_space(layout.state.root, disk_reserve())
-    if space.scarce:
+    if space.scarce or space.reason:
+        said = {
+            "DISK_FULL": f"The disk is full, nothing can be written: {space}.",
+            "DISK_LOW": f"The disk is nearly full, new records are refused: {space}.",
+        }
         yield Finding(
             "disk",
-            Level.FAULT if space.low else Level.NOTICE,
-            f"The disk is nearly full, new records are refused: {space}."
-            if space.low
-            else f"The disk will be full soon: {space}.",
+            Level.FAULT if space.reason else Level.NOTICE,
+            said.get(space.reason, f"The disk will be full soon: {space}."),
             f"Free some space; old logs are in {layout.state.logs}, old runs in {layout.state.artifacts}/runs.",
+            reason=space.reason,
         )
 
 
@@ -186,7 +189,9 @@ def _health(layout: Layout) -> Iterator[Finding]:
     for name, child in stack.children.items():
         if not child.healthy:
             why = child.health or child.last_error or child.phase.value
-            yield Finding("health", Level.FAULT, f"{name} is not healthy: {why}", f"Its log is {child.log}.")
+            remedy = f"Its log is {child.log}; the supervisor starts it again if it does not answer."
+            reason = "BUS_AWAY" if name == "kafka" else ""
+            yield Finding("health", Level.FAULT, f"{name} is not healthy: {why}", remedy, reason=reason)
         elif child.restarts:
             yield Finding(
                 "health",

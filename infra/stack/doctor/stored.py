@@ -50,6 +50,7 @@ def _databases(layout: Layout) -> Iterator[Finding]:
                 f"saves what can be read; if you delete the file, {file.stem} starts empty."
             ),
             partial(_reindex, file) if indexes and stopped else None,
+            reason="DATABASE_DAMAGED",
         )
 
 
@@ -114,5 +115,9 @@ def _damaged(check: str, folder: Path, what: str) -> Finding:
 def _finding(check: str, message: str) -> Finding:
     again = "Build the data set again" if check == "snapshots" else "Train it again, or publish another build"
     return Finding(
-        check, Level.FAULT, message, f"{again}; move the folder elsewhere first, or restore it from a backup."
+        check,
+        Level.FAULT,
+        message,
+        f"{again}; move the folder elsewhere first, or restore it from a backup.",
+        reason="SNAPSHOT_DAMAGED" if check == "snapshots" else "",
     )

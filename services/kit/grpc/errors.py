@@ -118,12 +118,7 @@ def translate_rpc_errors(peer: str) -> Iterator[None]:
         translated = from_rpc_error(error)
         # Without a reason from the peer, gRPC itself speaks: the peer was unreachable or too slow.
         if isinstance(translated, tree.UnavailableError) and translated.reason == "UNAVAILABLE":
-            translated = tree.UnavailableError(
-                f"The {peer} service does not answer: {translated.message}",
-                reason="PEER_UNAVAILABLE",
-                metadata={"peer": peer},
-                retry_after_s=translated.retry_after_s or 1.0,
-            )
+            translated = tree.peer_away(peer, translated.message, translated.retry_after_s or 1.0)
         elif isinstance(translated, tree.DeadlineExceededError) and not translated.metadata:
             translated = tree.DeadlineExceededError(
                 f"The {peer} service did not answer in time.", metadata={"peer": peer}

@@ -18,6 +18,8 @@ from services.kit.errors import ResourceExhaustedError
 logger = logging.getLogger(__name__)
 
 _GIB = 2**30
+_NOTHING = 2**20
+"""Bytes with which nothing useful can be written."""
 _LOOK_S = 1.0
 _RETRY_S = 15.0
 
@@ -41,6 +43,13 @@ class DiskSpace:
     def scarce(self) -> bool:
         """Whether it soon will be."""
         return self.free < 2 * self.reserve
+
+    @property
+    def reason(self) -> str:
+        """What a write or new work is refused with: `DISK_FULL`, `DISK_LOW`, or empty."""
+        if self.free < _NOTHING:
+            return "DISK_FULL"
+        return "DISK_LOW" if self.low else ""
 
     def __str__(self) -> str:
         return (

@@ -146,7 +146,10 @@ class SnapshotTexts:
             ) from error
         except (pa.ArrowException, KeyError) as error:
             raise FailedPreconditionError(
-                f"{uri}/train.parquet cannot be read: {error}", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
+                f"The snapshot {uri} is damaged: train.parquet cannot be read: {error}. Restore the file from a "
+                "backup, or build the data set again.",
+                reason="SNAPSHOT_DAMAGED",
+                metadata={"uri": uri},
             ) from error
         return kept
 

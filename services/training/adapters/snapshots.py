@@ -15,6 +15,7 @@ from services.kit.errors import (
     FieldViolation,
     InvalidArgumentError,
     NotFoundError,
+    snapshot_damaged,
 )
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore, file_digest, filesystem_of, local_path, translate_store_errors
@@ -106,21 +107,21 @@ def check_files(folder: Path, uri: str) -> None:
     held_back = [_CORRECTIONS] if _described(manifest, _CORRECTIONS) else []
     for name in (*(f"{part}.parquet" for part in _PARTS), *held_back):
         if not (folder / name).is_file():
-            raise _damaged(uri, name, "it is missing")
+            raise snapshot_damaged(uri, name, "it is missing")
         _check_size(manifest, name, (folder / name).stat().st_size, uri)
         expected = _described(manifest, name).get("sha256")
         found = file_digest(folder / name) if expected else None
         if expected != found:
-            raise _damaged(uri, name, f"its sha256 is {found}, not {expected}")
+            raise snapshot_damaged(uri, name, f"its sha256 is {found}, not {expected}")
 
 
 def _manifest(content: bytes, uri: str) -> Mapping[str, Any]:
     try:
         manifest = json.loads(content)
     except ValueError as error:
-        raise _damaged(uri, _MANIFEST, str(error)) from error
+        raise snapshot_damaged(uri, _MANIFEST, str(error)) from error
     if not isinstance(manifest, dict):
-        raise _damaged(uri, _MANIFEST, "it is not a JSON object")
+        raise snapshot_damaged(uri, _MANIFEST, "it is not a JSON object")
     return manifest
 
 
@@ -134,7 +135,7 @@ def _described(manifest: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _check_size(manifest: Mapping[str, Any], name: str, size: int, uri: str) -> None:
     expected = _described(manifest, name).get("bytes", size)
     if size != expected:
-        raise _damaged(uri, name, f"it has {size} bytes, not {expected}")
+        raise snapshot_damaged(uri, name, f"it has {size} bytes, not {expected}")
 
 
 @contextmanager
@@ -145,21 +146,12 @@ def _parquet_errors(uri: str, name: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, EOFError, ValueError) as error:
-        raise _damaged(uri, name, f"{type(error).__name__}: {error}") from error
+        raise snapshot_damaged(uri, name, f"{type(error).__name__}: {error}") from error
     except OSError as error:
         # Errors of the operating system have a number and do not mean damage; Arrow's own have none.
         if error.errno is not None:
             raise
-        raise _damaged(uri, name, str(error)) from error
-
-
-def _damaged(uri: str, part: str, cause: str) -> DataLossError:
-    return DataLossError(
-        f"The snapshot {uri} is damaged: {part}: {cause}. Restore the file from a backup, or remove the snapshot's "
-        "folder and build the data set again.",
-        reason="SNAPSHOT_DAMAGED",
-        metadata={"uri": uri, "part": part, "cause": cause},
-    )
+        raise snapshot_damaged(uri, name, str(error)) from error
 
 
 def read_rows(folder: Path, part: str, learnt: Sequence[tuple[str, str]]) -> list[dict[str, str]]:

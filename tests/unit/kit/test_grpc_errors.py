@@ -196,7 +196,9 @@ async def test_a_peer_that_is_briefly_unavailable_is_retried() -> None:
     servicer = raising()
     servicer.error = UnavailableError("not yet")
     async with peer(servicer) as stub:
-        assert (await _raised(stub)).message == "The pipeline service does not answer: not yet"
+        assert (await _raised(stub)).message.startswith(
+            "The pipeline service does not answer: not yet. Retry later. `tidemill status` shows"
+        )
         assert servicer.calls > 1
 
 

@@ -15,7 +15,9 @@ from services.kit.errors import (
     NotFoundError,
     UnavailableError,
     bus_away,
+    database_damaged,
     disk_full,
+    snapshot_damaged,
 )
 from services.kit.failure import Failure
 from services.kit.ids import new_id
@@ -196,6 +198,24 @@ async def test_a_cycle_says_why_it_waits_and_what_to_do(harness: Harness) -> Non
             assert (await ended(cycles, name)).state is CycleState.SUCCEEDED
 
 
+async def test_damage_fails_the_cycle_with_the_part_the_cause_and_what_to_do(harness: Harness) -> None:
+    database = database_damaged("sqlite:////state/db/training.sqlite", "database disk image is malformed")
+    snapshot = snapshot_damaged("file:///state/artifacts/datasets/d/1", "train.parquet", "its digest differs")
+    for error, reason, words in (
+        (database, "DATABASE_DAMAGED", ("training.sqlite", "malformed", "restore the file from a backup")),
+        (snapshot, "SNAPSHOT_DAMAGED", ("train.parquet", "its digest differs", "Restore the file from a backup")),
+    ):
+        harness.runs.errors = [error]
+        async with service(harness) as cycles:
+            cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
+        assert cycle.state is CycleState.FAILED
+        assert cycle.failure is not None
+        assert cycle.failure.reason == reason
+        for word in words:
+            assert word in cycle.failure.message
+            assert word in cycle.stage("train").summary
+
+
 async def test_failed_work_fails_the_cycle_with_its_reason(harness: Harness) -> None:
     harness.runs.failure = Failure("WORKER_CRASHED", "The worker ended 5 times.", {"run": "runs/1"})
     async with service(harness) as cycles:
@@ -217,6 +237,7 @@ async def test_records_that_the_bus_has_lost_are_pulled_again_once(harness: Harn
     awaited = [order["awaited_imports"][0]["name"] for order in harness.versions.orders]
     assert awaited == ["imports/1", "imports/2"]
     assert cycle.stage("clean").resources == ("datasets/d/versions/1", "imports/2", "datasets/d/versions/2")
+    assert cycle.stage("clean").summary.endswith("; the bus had lost 348 messages, so bbc was pulled again")
 
 
 async def test_records_that_are_lost_again_fail_the_cycle_with_what_to_do(harness: Harness) -> None:
