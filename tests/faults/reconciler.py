@@ -164,6 +164,17 @@ def snapshot_rows(folder: Path) -> dict[str, list[str]]:
     }
 
 
+def snapshot_records(folder: Path) -> list[tuple[str, str]]:
+    """Id and digest of the text of each record that a data-set version keeps, in `train` and `holdout`."""
+    import pyarrow.parquet as parquet
+
+    rows: list[tuple[str, str]] = []
+    for name in ("train", "holdout"):
+        table = parquet.read_table(folder / f"{name}.parquet", columns=["record_id", "text"])
+        rows += [(str(row["record_id"]), digest(row["text"])) for row in table.to_pylist()]
+    return rows
+
+
 def _events(bootstrap: str, topic: Topic, kind: Any) -> list[Any]:
     """The events of a topic; messages with the same CloudEvents type and id are one event."""
     from tests.topics import read_all

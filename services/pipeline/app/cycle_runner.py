@@ -215,13 +215,14 @@ class CycleRunner:
         spec = self._cycle.spec
         # Again: someone may have put another recipe under the name since the cycle was created.
         await self._with_retries(lambda: self._deps.datasets.put(spec.dataset_name, dataset_spec(spec)), "clean")
+        pulled_again = ""
         try:
             ended = await self._build_dataset("dataset")
         except _StageFailedError as error:
             if error.failure is None or error.failure.reason != _LOST:
                 raise
             logger.warning("%s imports again what the bus has lost: %s", self._cycle.name, error.failure.message)
-            await self._resend(error.failure)
+            pulled_again = await self._resend(error.failure)
             ended = await self._build_dataset("dataset-again")
         version = ended.body
         self._cycle = replace(self._cycle, dataset_version=version)
@@ -239,7 +240,7 @@ class CycleRunner:
                 "no training records" if not train else "nothing held out",
             )
         summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected{_of_feedback(version)}"
-        await self._summarize("clean", summary, ended.reused)
+        await self._summarize("clean", summary + pulled_again, ended.reused)
 
     async def _unchanged(self) -> bool:
         """Whether triggers started the cycle, and an earlier one of an equal pipeline learnt from the same data set."""
@@ -264,15 +265,19 @@ class CycleRunner:
         work = await self._start("clean", self._deps.dataset_versions, order, suffix)
         return await self._follow("clean", self._deps.dataset_versions, work)
 
-    async def _resend(self, lost: Failure) -> None:
-        """Pulls those imports again that a failure names."""
+    async def _resend(self, lost: Failure) -> str:
+        """Pulls those imports again that a failure names; returns words for the stage's summary."""
         imports, sources = list(self._cycle.imports), await self._sources()
+        pulled: list[str] = []
         for number, item in enumerate(imports):
             if item["name"] in lost.metadata:
+                pulled.append(str(sources[number]["source"]))
                 order = {"spec": sources[number], "resend": True}
                 work = await self._start("clean", self._deps.imports, order, f"import-{number}-again")
                 imports[number] = (await self._follow("clean", self._deps.imports, work)).body
         self._cycle = replace(self._cycle, imports=tuple(imports))
+        count = lost.metadata.get("lost_messages", "some")
+        return f"; the bus had lost {count} messages, so {', '.join(pulled)} was pulled again"
 
     async def _train(self) -> None:
         version = self._cycle.dataset_version

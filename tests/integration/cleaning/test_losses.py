@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
 import pytest
-from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
-from kafka.errors import CoordinatorNotAvailableError
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import dataset_pb2
 from tidemill.cleaning.v1.cleaning_events_pb2 import RecordsLost
@@ -19,8 +13,8 @@ from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_RAW
 from services.kit.ids import new_id
 from tests.integration.cleaning.bus import raw_event
 from tests.integration.cleaning.conftest import CleaningProcess
+from tests.retention import delete_unread, wait_until_read
 from tests.topics import read_all
-from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
 
@@ -37,51 +31,6 @@ def build(cleaning: CleaningProcess, import_name: str, count: int) -> Version:
     return last
 
 
-@contextmanager
-def broker(bootstrap: str) -> Iterator[tuple[KafkaAdminClient, KafkaConsumer]]:
-    """Clients that look at the topic of raw records."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
-    yield admin, consumer
-    consumer.close()
-    admin.close()
-
-
-def places(admin: KafkaAdminClient, consumer: KafkaConsumer) -> dict[TopicPartition, tuple[int, int]]:
-    """Of each partition, up to where cleaning has read it, and its end."""
-    partitions = [TopicPartition(RECORDS_RAW.name, number) for number in range(RECORDS_RAW.partitions)]
-
-    def offsets() -> Any:
-        try:
-            return (admin.list_group_offsets({"tidemill-cleaning": None})["tidemill-cleaning"],)
-        except CoordinatorNotAvailableError:  # a new broker makes the coordinators' topic when one is first asked for
-            return None
-
-    (committed,) = wait_until(offsets, "the offsets of cleaning's group")
-    ends: dict[Any, int] = consumer.end_offsets(partitions)
-    return {each: (int(committed[each].offset) if each in committed else 0, ends[each]) for each in partitions}
-
-
-def wait_until_read(bootstrap: str) -> None:
-    """Waits until cleaning has committed all that other tests sent."""
-    with broker(bootstrap) as clients:
-        wait_until(lambda: all(read == end for read, end in places(*clients).values()), "an empty backlog")
-
-
-def delete_unread(bootstrap: str, kept: int) -> int:
-    """Deletes raw records until `kept` remain that cleaning has not read; returns how many went."""
-    until, deleted = {}, 0
-    with broker(bootstrap) as (admin, consumer):
-        for place, (read, end) in places(admin, consumer).items():
-            keep = min(kept, end - read)
-            kept -= keep
-            deleted += end - read - keep
-            if end - keep > read:
-                until[place] = end - keep
-        admin.delete_records(until)
-    return deleted
-
-
 def test_what_the_bus_lost_while_cleaning_was_unavailable_is_reported_and_sent_again(
     cleaning: CleaningProcess, kafka_bootstrap: str
 ) -> None:
@@ -89,11 +38,11 @@ def test_what_the_bus_lost_while_cleaning_was_unavailable_is_reported_and_sent_a
     cleaning.stub().PutDataset(pb.PutDatasetRequest(name="datasets/lossy", spec=spec), timeout=20)
     publisher = KafkaEventPublisher(kafka_bootstrap, "ingest")
     first, again = f"imports/{new_id()}", ""
-    wait_until_read(kafka_bootstrap)
+    wait_until_read(kafka_bootstrap, RECORDS_RAW, "tidemill-cleaning")
     cleaning.kill()
     try:
         publisher.publish(RECORDS_RAW, [raw_event(str(n), "lossy", f"text {n}", first) for n in range(500)])
-        assert delete_unread(kafka_bootstrap, 152) == 348
+        assert delete_unread(kafka_bootstrap, RECORDS_RAW, "tidemill-cleaning", 152) == 348
         cleaning.start()
         lost = build(cleaning, first, 500)
         assert lost.state == Version.STATE_FAILED
