@@ -19,7 +19,7 @@ from services.kit.loops import step_forever
 logger = logging.getLogger(__name__)
 
 USES_S = 60.0
-"""How often the times of last use are written."""
+"""How much newer a time of last use must be than the stored one to be written while the key is in use."""
 
 HOW_TO_GET_ONE = (
     "Send `Authorization: Bearer <key>` (or `x-api-key`): the mesh wrote its first key to <state folder>/api-key, "
@@ -41,8 +41,8 @@ class KeyRing:
     ) -> None:
         """Args:
         load: reads all keys; it may block, it is called in a thread.
-        note_uses: stores when keys were last used; it may block, it is called in a thread every `USES_S`.
-        refresh_s: how often the copy is read again.
+        note_uses: stores when keys were last used; it may block, it is called in a thread.
+        refresh_s: how often the copy is read again, and times of last use are written that `USES_S` allows.
         min_pause_s: unknown ids cause at most one read in this time; requests with such ids wait for it.
         """
         self._load = load
@@ -68,22 +68,32 @@ class KeyRing:
 
     async def run(self) -> None:
         """Reads the keys regularly; if the database fails, the last copy stays in use."""
-        written_at = time.monotonic()
 
         async def step() -> None:
-            nonlocal written_at
             await self.refresh()
-            if time.monotonic() - written_at >= USES_S:
-                written_at = time.monotonic()
-                await self.write_uses()
+            await self._write([key_id for key_id, moment in self._uses.items() if self._is_news(key_id, moment)])
 
         await step_forever(step, "reading the API keys", idle_s=self._refresh_s, survives_defects=True)
 
     async def write_uses(self) -> None:
-        """Stores the times of last use that are newer than the last call; also to be called at the end."""
-        uses, self._uses = self._uses, {}
-        if uses and self._note_uses is not None:
+        """Stores all times of last use that are newer than the last call; to be called at the end."""
+        await self._write(list(self._uses))
+
+    def _is_news(self, key_id: str, moment: datetime) -> bool:
+        key = self._keys.get(key_id)
+        known = key.last_use_time if key is not None else None
+        return known is None or (moment - known).total_seconds() >= USES_S
+
+    async def _write(self, key_ids: Sequence[str]) -> None:
+        uses = {key_id: self._uses.pop(key_id) for key_id in key_ids}
+        if not uses or self._note_uses is None:
+            return
+        try:
             await asyncio.to_thread(self._note_uses, uses)
+        except Exception:
+            # Again at the next step; a use since then is newer.
+            self._uses = {**uses, **self._uses}
+            raise
 
     async def check(self, text: str | None) -> ApiKey:
         """The key that a request carries.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from gateway.keys.store import KeyStore, metadata
 from services.kit.errors import FailedPreconditionError, NotFoundError, UnauthenticatedError, UnavailableError
 from services.kit.storage.database import open_database
 from tests.conftest import OpenDatabase, migrations
+from tests.waiting import eventually
 
 
 class FixedClock:
@@ -269,3 +271,37 @@ async def test_last_uses_are_written_together() -> None:
     await ring.write_uses()
     await ring.write_uses()
     assert written == [{id_of(texts[0]): clock.now()}]
+
+
+async def test_a_use_is_written_soon_and_then_once_a_minute() -> None:
+    table, clock = Table(), FixedClock(datetime(2026, 1, 1, tzinfo=UTC))
+    written: list[Mapping[str, datetime]] = []
+    text = table.add()
+
+    def note(uses: Mapping[str, datetime]) -> None:
+        if broken:
+            raise OSError("the database is unavailable")
+        written.append(uses)
+        table.keys[0] = replace(table.keys[0], last_use_time=uses[table.keys[0].key_id])
+
+    broken = True
+    ring = KeyRing(table.load, note, refresh_s=0.001, min_pause_s=0.0, clock=clock)
+    await ring.refresh()
+    await ring.check(text)
+    running = asyncio.create_task(ring.run())
+    try:
+        before = table.readings
+        await eventually(lambda: table.readings > before, "a try")
+        broken = False
+        await eventually(lambda: len(written) == 1, "the first use, though the database was unavailable")
+        clock.moment += timedelta(seconds=30)
+        await ring.check(text)
+        before = table.readings
+        await eventually(lambda: table.readings > before + 2, "some steps")
+        assert len(written) == 1
+        clock.moment += timedelta(seconds=30)
+        await ring.check(text)
+        await eventually(lambda: len(written) == 2, "the use of a minute later")
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
