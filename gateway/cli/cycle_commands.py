@@ -36,7 +36,7 @@ from gateway.cli.output import (
     stdout,
 )
 from gateway.cli.resource_names import pipeline_name
-from gateway.cli.source_check import check_recipe, check_sources
+from gateway.cli.source_check import check_base_model, check_model_name, check_recipe, check_sources
 from gateway.cli.views.summary import next_steps, print_next_steps, summary
 from gateway.cli.views.text import moment
 from services.kit.config import home_dir
@@ -115,7 +115,9 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
 def run(
     pipeline: PipelinePath,
     follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
-    check: Annotated[bool, typer.Option("--check", help="Only check the file and its sources.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the file, its sources and its base model.")
+    ] = False,
     more: AllowOption = None,
     address: AddressOption = None,
     json_wanted: JsonOption = False,
@@ -125,13 +127,19 @@ def run(
     console = stderr()
     if check:
         check_sources(file)
+        check_base_model(file)
         left = ""
         try:
             with connect(address) as connection:
                 check_recipe(file, connection)
+                check_model_name(file, connection)
         except UnavailableError:
-            left = " Its operators were not checked: the mesh knows them, and it does not answer."
-        console.print(f"{pipeline}: no errors found without running it.{left}", markup=False)
+            left = (
+                " Its operators and the base model's name were not checked: the mesh that knows them does not answer."
+            )
+        if address is None and (missing := missing_assets(file.spec)):
+            left += f" Not on this machine yet: {', '.join(missing)}; `tidemill run` fetches them."
+        console.print(f"{pipeline}: no errors found without running it.{left}", markup=False, soft_wrap=True)
         return
     roots = wanted_roots(file, more or ())
     if address is None:

@@ -1,4 +1,4 @@
-"""Checks a pipeline beyond its syntax: sources that do not exist, operators that the mesh refuses."""
+"""Checks a pipeline beyond its syntax: files that do not exist, operators and base models that the mesh refuses."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextRequest
+from tidemill.training.v1.training_service_pb2 import PlanTrainingRequest
 
 from gateway.cli.allowed_sources import source_uri
 from services.kit.config import home_dir
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.errors import FieldViolation, InvalidArgumentError, NotFoundError
 
 if TYPE_CHECKING:
     from gateway.cli.connection import Connection
@@ -36,6 +37,50 @@ def check_sources(file: PipelineFile) -> None:
             found.append(FieldViolation(f"sources[{number}].{kind}.uri", why))
     if found:
         raise file.locate(InvalidArgumentError("Some sources do not exist or are not supported.", violations=found))
+
+
+def check_base_model(file: PipelineFile) -> None:
+    """Checks the folder of a base model against this machine's files; the mesh knows models by name.
+
+    Raises:
+        InvalidArgumentError: names line and field of a folder that is not a model's.
+    """
+    name = file.spec.training.base_model
+    if "/" not in name:
+        return
+    folder = Path(name).expanduser()
+    if not folder.is_absolute():
+        why = f"{name} is relative; give the folder's absolute path."
+    elif not folder.is_dir():
+        why = f"the folder {folder} does not exist; correct the path, or use the name of a prepared model."
+    elif not (folder / "config.json").is_file():
+        why = f"{folder} has no config.json, so it is not a model in Hugging Face's layout."
+    elif not any(folder.glob("*.safetensors")):
+        why = f"{folder} has no *.safetensors files; other weight formats can run code and are not loaded."
+    else:
+        return
+    violations = [FieldViolation("training.base_model", why)]
+    raise file.locate(InvalidArgumentError("The base model cannot be used.", violations=violations))
+
+
+def check_model_name(file: PipelineFile, connection: Connection) -> None:
+    """Lets the mesh check the name of a base model; loads and stores nothing. A folder is for `check_base_model`.
+
+    Raises:
+        InvalidArgumentError: names line and field of a name that the mesh does not know.
+    """
+    if "/" in file.spec.training.base_model:
+        return
+    request = PlanTrainingRequest(spec=file.spec.training)
+    try:
+        with connection.errors():
+            connection.training.PlanTraining(request, metadata=connection.metadata, timeout=60)
+    except (InvalidArgumentError, NotFoundError) as error:
+        # A method that cannot be planned can be run.
+        named = [each for each in error.violations if each.field == "spec.base_model"]
+        if named:
+            violations = [FieldViolation("training.base_model", each.description) for each in named]
+            raise file.locate(InvalidArgumentError(error.message, violations=violations)) from error
 
 
 def _wrong(uri: str, *, wants_folder: bool) -> str:

@@ -14,9 +14,19 @@ from tidemill.pipeline.v1.trigger_service_pb2 import (
     ResumeTriggerRequest,
 )
 
+from gateway.cli import stack_commands
 from gateway.cli.connection import connect
-from gateway.cli.cycle_commands import PipelinePath
-from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
+from gateway.cli.cycle_commands import PipelinePath, missing_assets
+from gateway.cli.output import (
+    AddressOption,
+    JsonOption,
+    as_json,
+    plain_table,
+    print_json,
+    print_whole,
+    stderr,
+    stdout,
+)
 from gateway.cli.pages import pages
 from gateway.cli.pipeline_file import load_pipeline
 from gateway.cli.resource_names import pipeline_name
@@ -43,6 +53,11 @@ def put(pipeline: PipelinePath, address: AddressOption = None, json_wanted: Json
     file = load_pipeline(pipeline)
     if not file.spec.HasField("triggers"):
         raise InvalidArgumentError(f"{pipeline}: triggers: the file has none.", reason="PIPELINE_FILE")
+    if address is None:
+        # The cycles that they start find what they need, as those of `run` do.
+        console = stderr()
+        with stack_commands.resumable(console, "the same command"):
+            stack_commands.fetch(console, missing_assets(file.spec))
     with connect(address) as connection:
         request = PutTriggerRequest(request_id=new_id(), spec=file.spec)
         try:

@@ -99,6 +99,13 @@ def test_check_asks_the_mesh_for_the_operators(mesh: Mesh) -> None:
     assert f"{path}:" in result.stderr
     assert "dataset.operators[1]" in result.stderr
 
+    def misspell(value: dict[str, Any]) -> None:
+        value["training"]["base_model"] = "bge-small-zn"
+
+    result = mesh.tidemill("run", str(mesh.pipeline("reviews.yaml", misspell)), "--check", check=False)
+    assert result.returncode != 0
+    assert "training.base_model: 'bge-small-zn' is neither one of" in result.stderr
+
 
 def test_a_second_run_reuses_what_is_unchanged(mesh: Mesh, cycle: dict[str, Any]) -> None:
     again = _run(mesh)

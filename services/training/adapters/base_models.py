@@ -145,7 +145,8 @@ class BaseModels:
         source = self._downloads / name
         if not source.is_dir():
             raise FailedPreconditionError(
-                f"The file of base model {name} is not in {source}; `tidemill up` fetches it.",
+                f"The file of base model {name} is not in {source}; `tidemill run FILE`, with a pipeline file that "
+                "names the model, fetches it.",
                 reason="BASE_MODEL_NOT_FETCHED",
                 metadata={"base_model": name},
             )
