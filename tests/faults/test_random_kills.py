@@ -30,7 +30,8 @@ from infra.stack.testing import REUSE, running_parts
 from infra.stack.topology import NAMES
 from services.kit.ids import new_id
 from tests.faults.reconciler import compare, raw_records, recorded_feedback, served_answers, snapshot_rows, verdicts
-from tests.load.callers import AWAY, DATASET, SOURCE, Ledgers, Load
+from tests.load.caller import DATASET, SOURCE, Ledgers
+from tests.load.callers import AWAY, Load
 from tests.load.session import prepare_mesh
 from tests.waiting import wait_until
 

@@ -15,9 +15,9 @@ from infra.stack.state import StackState
 from services.kit.ids import new_id
 from services.kit.storage.signing import MANIFEST, SigningKey
 from tests.integration.inference.builds import make_classifier, make_generator
+from tests.load.caller import CLASSIFIER, WRITER
 from tests.publishing import publish_when_available
 
-CLASSIFIER, WRITER = "load-classifier", "load-writer"
 _PATIENCE_S = 240.0
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 from infra.stack import client
 from infra.stack.state import StackState
+from services.kit.telemetry import schema
 
+SUPERVISOR = "supervisor"
 _MEBIBYTE = 1 << 20
 # Of parts that do not write JSON: Kafka and Elasticsearch name the level in brackets or behind the time, Triton by a
 # letter.
@@ -28,23 +33,77 @@ class Process:
 
     pid: int
     start: float
+    name: str = field(compare=False)
+    """The supervisor's child that it is or descends from, and its program."""
 
 
-def processes(stack: StackState) -> Mapping[str, Process]:
-    """The supervisor and its children now, by name."""
-    now = client.status(stack.state, stack.home)
-    pids = {"supervisor": now.pid} | {name: child.pid for name, child in now.children.items()}
-    return {name: Process(pid, psutil.Process(pid).create_time()) for name, pid in pids.items() if pid is not None}
+def processes(stack: StackState) -> frozenset[Process]:
+    """The supervisor, its children and all that descends from these, such as the process of each model in Triton."""
+    return frozenset(
+        process
+        for name, root in _roots(stack).items()
+        for each in (root, *(_descendants(root) if name != SUPERVISOR else ()))
+        if (process := _process(name, each)) is not None
+    )
+
+
+def ended(stack: StackState, before: frozenset[Process]) -> list[Process]:
+    """Those that have ended since, whether or not others were started in their place."""
+    return sorted(before - processes(stack), key=lambda process: process.name)
 
 
 def memory(stack: StackState) -> Mapping[str, int]:
     """MiB that each process and its descendants hold."""
-    held: dict[str, int] = {}
-    for name, process in processes(stack).items():
-        if name != "supervisor":
-            root = psutil.Process(process.pid)
-            held[name] = sum(_resident(each) for each in (root, *root.children(recursive=True))) // _MEBIBYTE
-    return held
+    return {
+        name: sum(_resident(each) for each in (root, *_descendants(root))) // _MEBIBYTE
+        for name, root in _roots(stack).items()
+        if name != SUPERVISOR
+    }
+
+
+def answered_endpoints(stack: StackState) -> set[str]:
+    """Routes and RPCs to which the gateway has given an answer, as its metrics name them."""
+    text = httpx.get(f"http://{stack.address('gateway_http')}/metrics", timeout=60, headers=_token(stack)).text
+    return {
+        sample.labels["endpoint"]
+        for family in text_string_to_metric_families(text)
+        if family.name == schema.REQUESTS
+        for sample in family.samples
+        if sample.labels.get("code") == "OK" and sample.value
+    }
+
+
+def _token(stack: StackState) -> Mapping[str, str]:
+    return {"authorization": f"Bearer {stack.layout.state.metrics_token.read_text().strip()}"}
+
+
+def _roots(stack: StackState) -> Mapping[str, psutil.Process]:
+    """The supervisor and its children, by name."""
+    now = client.status(stack.state, stack.home)
+    pids = {SUPERVISOR: now.pid} | {name: child.pid for name, child in now.children.items()}
+    found = {}
+    for name, pid in pids.items():
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile
+            if pid is not None:
+                found[name] = psutil.Process(pid)
+    return found
+
+
+def _descendants(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return root.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _process(name: str, process: psutil.Process) -> Process | None:
+    """None if it has ended; a zombie has."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Process(process.pid, process.create_time(), f"{name}: {process.name()}")
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _resident(process: psutil.Process) -> int:
