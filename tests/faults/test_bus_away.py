@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning_pb
+from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.ingest.v1 import ingest_service_pb2 as pb
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as stubs
 from tidemill.ingest.v1.record_pb2 import Record
+from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb
+from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from infra.stack import client
 from infra.stack.state import StackState
 from infra.stack.testing import REUSE, running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.config import home_dir
+from tests.faults.gateway_process import GatewayProcess, running_gateway
 from tests.freezing import frozen
+from tests.integration.gateway.fake_peers import FakePeers
 from tests.service_process import ServiceProcess
 from tests.waiting import wait_until
 
@@ -104,6 +115,140 @@ def test_a_stop_is_not_held_up_by_a_broker_that_hangs(stack: StackState, ingest:
         caller.join(60)
         assert [reason_of(error) for error in answers] == ["BUS_AWAY"], "answered in order, not cut off"
     wait_until(lambda: not ingest.running, "the end of the service")
+
+
+Leave = Callable[[ServiceProcess], None]
+"""Leaves a service with something that Kafka is to get; the broker answers nothing by then."""
+
+
+def nothing(_: ServiceProcess) -> None:
+    """Its producer and what it watches are connected."""
+
+
+def records(ingest: ServiceProcess) -> None:
+    """A caller waits until they are stored."""
+    request = pb.IngestRecordsRequest(records=[Record(source="bus", text="at the end")], request_id="at the end")
+    stubs.IngestServiceStub(ingest.channel()).IngestRecords.future(request, timeout=120)
+
+
+def verdicts(cleaning: ServiceProcess) -> None:
+    """The events of records that it has judged by a new data set, and those of a version to be built of them."""
+    stub = CleaningServiceStub(cleaning.channel())
+    put = cleaning_pb.PutDatasetRequest(name="datasets/bus")
+    put.spec.sources.append("bus")
+    stub.PutDataset(put, timeout=30)
+    order = cleaning_pb.BuildDatasetVersionRequest(request_id="bus", dataset="datasets/bus")
+    stub.BuildDatasetVersion(order, timeout=30)
+
+
+def feedback(pipeline: ServiceProcess) -> None:
+    """The event of a judgement."""
+    judgement = pipeline_pb.RecordFeedbackRequest(request_id="bus", answer="answers/bus", rating=1)
+    PipelineServiceStub(pipeline.channel()).RecordFeedback(judgement, timeout=30)
+
+
+PENDING: Mapping[str, Leave] = {
+    "ingest": records,
+    "cleaning": verdicts,
+    "pipeline": feedback,
+    "training": nothing,
+    "inference": nothing,
+}
+
+
+def test_every_service_that_talks_to_kafka_is_in_the_table() -> None:
+    roots = (Path(__file__).parents[2] / "services").glob("*/__main__.py")
+    assert {path.parent.name for path in roots if "KafkaEvent" in path.read_text()} == set(PENDING)
+
+
+@pytest.fixture
+def everyone(stack: StackState, tmp_path: Path) -> Iterator[Mapping[str, ServiceProcess]]:
+    """All of them, side by side."""
+    services = {name: _service(name, stack, tmp_path / name) for name in PENDING}
+    try:
+        with ThreadPoolExecutor(len(services)) as pool:
+            list(pool.map(ServiceProcess.start, services.values()))
+        yield services
+    finally:
+        for service in services.values():
+            service.kill()
+
+
+def _service(name: str, stack: StackState, folder: Path) -> ServiceProcess:
+    folder.mkdir()
+    settings = {
+        "KAFKA_BOOTSTRAP": stack.kafka_bootstrap,
+        "DATABASE_URL": f"sqlite:///{folder}/{name}.sqlite",
+        "ARTIFACTS_URL": f"file://{folder}/artifacts",
+        "MLFLOW_URI": f"sqlite:///{folder}/mlflow.db",
+        "MODEL_SIGNING_KEY": f"{folder}/keys/signing.pem",
+        "TRUSTED_MODEL_KEYS": f"{folder}/keys/trusted",
+        "TRITON_GRPC": "127.0.0.1:1",
+        "TRITON_REPOSITORY": f"{folder}/repository",
+    }
+    # A process that is held up says where.
+    traced = {"PYTHONFAULTHANDLER": "1"}
+    return ServiceProcess(name, folder, {f"TIDEMILL_{key}": value for key, value in settings.items()} | traced)
+
+
+@pytest.fixture
+def gateway(stack: StackState, tmp_path: Path) -> Iterator[GatewayProcess]:
+    """A gateway in front of models that answer."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    peers = FakePeers()
+    asyncio.run_coroutine_threadsafe(peers.start(), loop).result(30)
+    state = tmp_path / "gateway"
+    state.mkdir()
+    settings = {"INFERENCE_ADDRESS": peers.address, "TRITON_GRPC": peers.address}
+    try:
+        with running_gateway(state, {**settings, "KAFKA_BOOTSTRAP": stack.kafka_bootstrap}) as process:
+            yield process
+    finally:
+        asyncio.run_coroutine_threadsafe(peers.stop(), loop).result(30)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def predict(gateway: GatewayProcess) -> int:
+    """The status of a prediction, whose event Kafka is to get."""
+    body = {"model": "reviews", "texts": ["a"]}
+    headers = {"x-api-key": gateway.key}
+    return httpx.post(f"http://127.0.0.1:{gateway.http}/v1/predict", json=body, headers=headers).status_code
+
+
+def test_no_service_is_held_up_by_a_broker_that_hangs(
+    stack: StackState, everyone: Mapping[str, ServiceProcess], gateway: GatewayProcess
+) -> None:
+    push(everyone["ingest"], "before the end", 60)
+    wait_until(lambda: predict(gateway) == 200, "a prediction")
+    with frozen(stack.children["kafka"].pid):
+        for name, leave in PENDING.items():
+            leave(everyone[name])
+        assert predict(gateway) == 200
+        processes = {"gateway": gateway.process, **{name: each.process for name, each in everyone.items()}}
+        for process in processes.values():
+            assert process is not None
+            process.send_signal(signal.SIGTERM)
+        # As above, on a machine where all of them end at once.
+        end = time.monotonic() + 20
+        held_up = {
+            name: status
+            for name, process in processes.items()
+            if process is not None and (status := _status(process, end - time.monotonic())) != 0
+        }
+    assert held_up == {}
+
+
+def _status(process: subprocess.Popen[bytes], patience_s: float) -> int | None:
+    """The exit status; None if it still runs then."""
+    try:
+        return process.wait(max(0.0, patience_s))
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGABRT)
+        return None
 
 
 def test_a_caller_gets_the_same_answer_from_a_broker_that_was_killed(stack: StackState, ingest: ServiceProcess) -> None:
