@@ -34,7 +34,7 @@ def example_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch, group: str, line: str) -> None:
-    """An installed package that brings one thing."""
+    """Adds an installed package that declares one entry point, `line`, in a group."""
     metadata = folder / "broken_plugin-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")

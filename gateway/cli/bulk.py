@@ -1,8 +1,8 @@
 """`--in FILE --out FILE` of `tidemill predict` and `generate`: thousands of texts, one answer a line, resumable.
 
 Input is JSON lines: objects with `text` and, if wanted, an `id`; other fields are ignored. Output has a line for each
-input line, in order, with the same `line` (from 1) and `id`, and either the answer or an `error`. A file that exists is
-continued: what was written stays, a line that a crash cut off is written again.
+input line, in order, with the same `line` (from 1) and `id`, and either the answer or an `error`. If the output
+exists, the command continues it: what was written stays, and a line that a crash cut off is written again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Row:
     id: str | None = None
 
     def answered(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Its line of the output."""
+        """The line of the output with its answer."""
         return {"line": self.line, **({} if self.id is None else {"id": self.id}), **answer}
 
 
@@ -106,7 +106,8 @@ def _row(source: Path, number: int, line: bytes) -> Row:
         raise InvalidArgumentError(f"{where}: `text` must be a text that is not empty.", violations=[wrong])
     name = value.get("id")
     if name is not None and not isinstance(name, str | int):
-        raise InvalidArgumentError(f"{where}: `id` must be a text or a number.", violations=[FieldViolation("id", "")])
+        wrong = FieldViolation("id", "must be a text or a number")
+        raise InvalidArgumentError(f"{where}: `id` must be a text or a number.", violations=[wrong])
     return Row(number, value["text"], None if name is None else str(name))
 
 

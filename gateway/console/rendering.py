@@ -27,12 +27,12 @@ def static_files() -> dict[str, bytes]:
 
 
 def digest(content: bytes) -> str:
-    """Names one content of a file in its address, so that browsers may keep it."""
+    """A part of a file's address that changes with its content, so that browsers may cache it."""
     return hashlib.sha256(content).hexdigest()[:12]
 
 
 def environment() -> Environment:
-    """The templates with their filters. A name that a template does not get is an error."""
+    """The templates with their filters. A template fails if it uses a name that it was not given."""
     made = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -62,7 +62,7 @@ def environment() -> Environment:
 
 
 def moment(stamp: Timestamp) -> Markup:
-    """A time as an element; how long ago it was, with the time in UTC while the pointer is on it."""
+    """A `<time>` element: how long ago it was, with the time in UTC as its tooltip."""
     if not stamp.seconds:
         return Markup("")
     when = words.instant(stamp)

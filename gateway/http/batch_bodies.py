@@ -27,7 +27,7 @@ class BatchBody(Body):
 
     input_file_id: str = Field(max_length=64, description="a file that was uploaded for the purpose `batch`")
     endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings", "/v1/predict"]
-    completion_window: Literal["24h"] = Field(description="what is not answered then expires")
+    completion_window: Literal["24h"] = Field(description="requests that are not answered by then expire")
     metadata: (
         dict[
             Annotated[str, StringConstraints(max_length=64)],

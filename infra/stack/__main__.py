@@ -1,8 +1,9 @@
 """The supervisor process: `python -m infra.stack --state DIR [--home DIR] [--only kafka,triton]`.
 
-Started in the background by `infra.stack.client`; started by root it becomes the mesh's user. It runs in the foreground
-as well, and stops on SIGTERM or SIGINT.
-Ends with 0 after an orderly stop, 1 when the stack could not start, 3 when another supervisor has the state folder.
+`infra.stack.client` starts it in the background; it can be run in the foreground, too. If root starts it, it continues
+as the mesh's user. It stops on SIGTERM or SIGINT.
+
+It ends with 0 after an orderly stop, 1 when the stack could not start, 3 when another supervisor has the state folder.
 """
 
 from __future__ import annotations

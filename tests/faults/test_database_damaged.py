@@ -68,7 +68,7 @@ def test_a_file_that_is_not_database_is_not_served_from(tmp_path: Path) -> None:
         opened(path)
 
 
-def test_damage_that_is_met_later_has_the_same_words(tmp_path: Path) -> None:
+def test_damage_that_is_found_later_is_reported_in_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "ingest.sqlite"
     engine = filled(path)
     damage(path)
@@ -91,7 +91,7 @@ def test_a_database_whose_disk_is_full_says_so(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_a_full_disk_is_known_behind_whatever_it_causes() -> None:
+def test_a_full_disk_is_recognized_as_the_cause_of_other_errors() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/state/x.parquet")
     wrapped = RuntimeError("writing failed")
     wrapped.__cause__ = full

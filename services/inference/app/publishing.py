@@ -1,7 +1,7 @@
 """Publishes, rolls back and unpublishes; sets routes.
 
 One model changes at a time under its lock. The order of a publication: number (LOADING) → folder → configuration →
-load → route. A crash in between leaves a LOADING version that no one serves; the same publication takes it up again.
+load → route. A crash in between leaves a LOADING version that no route has; the same publication continues with it.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class Publishing:
         Raises:
             InvalidArgumentError, PermissionDeniedError: the build is not in the artefact store.
             FailedPreconditionError: it is damaged, not signed by a trusted key, not the one with this digest, or the
-                server refused it; the previous version keeps serving. Or a further version is published into a route
-                without a serving one, or into a full one.
+                server refused it; the previous version keeps serving. Or the route has no serving version beside which
+                this one could stand, or it is full.
         """
         with self._versions.locks[model]:
             known = self._versions.store.model(model)

@@ -1,4 +1,4 @@
-"""Conversations in the form of OpenAI's API to what was asked and what was answered."""
+"""Splits conversations in the form of OpenAI's API into what was asked and what was answered."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _content(message: Mapping[str, Any], where: str) -> str:
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        # Parts: text counts, pictures and sound are not read.
+        # Only parts of text are read, not pictures and sound.
         texts = [part.get("text") for part in content if isinstance(part, Mapping) and part.get("type") == "text"]
         if all(isinstance(text, str) for text in texts) and texts:
             return "\n".join(str(text) for text in texts)

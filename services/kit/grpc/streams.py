@@ -29,7 +29,7 @@ class StreamInterceptor(grpc.aio.ServerInterceptor):
 
 
 class OwnedStreamInterceptor(grpc.aio.ServerInterceptor):
-    """Has `StreamInterceptor` close a stream, for an interceptor that does not close what it wraps.
+    """Lets `StreamInterceptor` close the streams of handlers inside an interceptor that does not close them.
 
     Install it directly inside that interceptor.
     """

@@ -1,6 +1,6 @@
 """Temporary files on the disk that is watched, whichever library writes them.
 
-By default they go to TMPDIR, mostly `/tmp`: often another disk, or memory, whose end no guard sees.
+By default they go to TMPDIR, mostly `/tmp`: often another disk, or memory, and no guard sees when it is full.
 """
 
 from __future__ import annotations

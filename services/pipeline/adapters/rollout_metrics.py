@@ -1,4 +1,4 @@
-"""What is counted of roll-outs, in the service's database.
+"""Counts and figures of roll-outs, in the service's database.
 
 Counts of calls are added up as they arrive. Users and the metric are computed from single calls and the feedback on
 them, so that feedback counts whenever it comes, and a repeated event changes nothing.
@@ -41,7 +41,7 @@ class SqlRolloutMetrics:
 
     def count(self, calls: Sequence[Call]) -> None:
         """See the port."""
-        by_model = self._at_work()
+        by_model = self._running()
         rows = {call.answer: row for call in calls if (row := _row(call, by_model.get(call.model))) is not None}
         if not rows:
             return
@@ -88,18 +88,18 @@ class SqlRolloutMetrics:
         with translate_database_errors(), self._engine.begin() as connection:
             connection.execute(delete(rollout_calls).where(rollout_calls.c.rollout_id == rollout.rollout_id))
 
-    def _at_work(self) -> Mapping[str, Rollout]:
+    def _running(self) -> Mapping[str, Rollout]:
         with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(select(rollouts).where(rollouts.c.at_work.is_not(None))).mappings()
             return {row["model"]: rollout_of(row) for row in rows}
 
 
 def value_of(metric: Metric, given: str, said: Mapping[Any, Any]) -> float | None:
-    """What a judgement says by a metric of people's opinion; None if nothing.
+    """The value of a judgement for a metric of people's opinion; None if it has none.
 
     Args:
         metric: ACCEPTED or RATING.
-        given: the label that was answered; empty for a model that writes.
+        given: the label that the model answered; empty for a model that writes.
         said: the row of the judgement.
     """
     rating = float(said["rating"])
@@ -159,7 +159,7 @@ def _counts_of(row: Mapping[Any, Any]) -> CallCounts:
 
 
 def _counts(connection: Connection, rollout: Rollout) -> tuple[ArmFigures, ArmFigures]:
-    """Champion's and candidate's."""
+    """The counts of the champion and of the candidate."""
     query = select(rollout_counts).where(rollout_counts.c.rollout_id == rollout.rollout_id)
     step, whole = [CallCounts(), CallCounts()], [CallCounts(), CallCounts()]
     for row in connection.execute(query).mappings():
@@ -242,7 +242,7 @@ def _means(values: Iterable[tuple[bool, str, float]]) -> Mapping[bool, Iterable[
 
 
 def person_of(said: Mapping[Any, Any], salt: bytes) -> str:
-    """The pseudonym of who gave a judgement, by its row."""
+    """The pseudonym of the person or key that gave a judgement, from the judgement's row."""
     kind, who = ("author", said["author"]) if said["author"] else ("key", said["api_key"])
     return pseudonym_of(kind, said["tenant"], who, salt)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-FEWEST_CORRECTIONS = 10
+MIN_CORRECTIONS = 10
 """Rules about held-back feedback apply from this many records on."""
 
 # A loss of exactly the limit passes, despite rounding errors.
@@ -25,18 +25,20 @@ class Preference(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Limits: relative loss of quality against the merged tuned model, its relative gain over the base model, the least
-    value of its metric, its relative loss to the champion, and its value and its gain on held-back feedback.
-
-    None demands nothing.
-    """
+    """Limits of the builds and of the tuned model; None demands nothing."""
 
     max_quality_loss: float
+    """A build's relative loss of quality against the merged tuned model."""
     min_gain_over_base: float = 0.0
+    """The tuned model's relative gain over the base model."""
     min_quality: float = 0.0
+    """The tuned model's metric."""
     max_loss_to_champion: float | None = None
+    """The tuned model's relative loss against the champion."""
     min_quality_on_corrections: float | None = None
+    """The tuned model's metric on held-back feedback."""
     min_gain_on_corrections: float | None = None
+    """Its gain there over the champion, or over the base model if there is no champion."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +175,15 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
 
     A build's loss of quality is the relative increase of its cross entropy over the merged model's where that was
     measured: on a small hold-out it moves far less by chance than a metric of sampled answers. Else it is the
-    relative decrease of the metric. A tuned model that is too bad, gained too little over its base, is worse than the
-    champion, or did not learn what people said, fails every build of it.
+    relative decrease of the metric. If the tuned model itself misses a limit, all its builds fail.
     """
-    too_little = (
+    missed = (
         _too_bad(gate, found)
         or _too_little_gain(gate, found)
         or _worse_than_champion(gate, found)
         or _not_learnt(gate, found)
     )
-    verdicts = [_verdict(gate, found, build, too_little) for build in found.builds]
+    verdicts = [_verdict(gate, found, build, missed) for build in found.builds]
     passed = [build for build, verdict in zip(found.builds, verdicts, strict=True) if verdict.passed]
     if not passed:
         return tuple(verdicts)
@@ -232,7 +233,7 @@ def _worse_than_champion(gate: Gate, found: Measured) -> str:
 
 def _not_learnt(gate: Gate, found: Measured) -> str:
     learnt = found.corrections
-    if learnt is None or learnt.count < FEWEST_CORRECTIONS:
+    if learnt is None or learnt.count < MIN_CORRECTIONS:
         return ""
     least, wanted = gate.min_quality_on_corrections, gate.min_gain_on_corrections
     if least is not None and learnt.tuned.value < least - _ROUNDING:
@@ -249,14 +250,14 @@ def _not_learnt(gate: Gate, found: Measured) -> str:
     return ""
 
 
-def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verdict:
+def _verdict(gate: Gate, found: Measured, build: Build, missed: str) -> Verdict:
     if build.loss_increase is not None:
         loss, measure, value, worse, better = build.loss_increase, "cross entropy", build.loss, "above", "below"
     else:
         loss = _decrease(found.tuned, build.quality)
         measure, value, worse, better = found.metric, build.quality, "below", "above"
-    if too_little:
-        return Verdict(build.precision, False, loss, too_little)
+    if missed:
+        return Verdict(build.precision, False, loss, missed)
     if not math.isfinite(loss):
         return Verdict(build.precision, False, loss, f"{measure} {value} is not a finite number: the build is broken.")
     words = f"{loss:.1%} {worse}" if loss > 0.0005 else f"{-loss:.1%} {better}" if loss < -0.0005 else "equal to"
@@ -266,7 +267,10 @@ def _verdict(gate: Gate, found: Measured, build: Build, too_little: str) -> Verd
 
 
 def _decrease(tuned: float, quality: float) -> float:
-    """Relative to the tuned model's, positive if the build is worse; 0 or 1 if the tuned model's is zero."""
+    """How much lower a build's quality is, relative to the tuned model's.
+
+    If the tuned model's is zero: 1 if the build's is negative, else 0.
+    """
     if tuned == 0 and math.isfinite(quality):
         return 1.0 if quality < 0 else 0.0
     return (tuned - quality) / abs(tuned) if tuned else math.nan

@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from services.serving.app.answer_cache import Kept
 from services.serving.domain.answer import Embedded, Scored
 
-# Of a token with its log probability, in bytes.
+# Bytes of a token with its log probability.
 _TOKEN = 150
-# Of a key, a value's objects and their place in a dictionary, in bytes; an estimate, rather too high.
+# Bytes of a key, the objects of a value and their place in a dictionary; estimated rather too high.
 _OVERHEAD = 400
 
 
@@ -22,7 +22,7 @@ class AnswerMemory:
         """Args:
         limit: bytes of all answers.
         ttl_s: seconds after which an answer is forgotten.
-        clock: seconds that only go forward.
+        clock: monotonic, in seconds.
         """
         self._limit = limit
         self._ttl_s = ttl_s

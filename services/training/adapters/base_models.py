@@ -198,7 +198,7 @@ def _only(folder: Path, pattern: str) -> Path:
 
 
 @contextmanager
-def _remembering(module: str, *names: str) -> Iterator[None]:
+def _cached_results(module: str, *names: str) -> Iterator[None]:
     """Caches the results of some functions of a module within the block.
 
     transformers reads a GGUF file three times and computes the same table of names for each module of the model, which
@@ -220,7 +220,7 @@ def _convert_smollm2(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = _only(source, "*.gguf").name
-    with _remembering("gguf", "GGUFReader", "get_tensor_name_map"):
+    with _cached_results("gguf", "GGUFReader", "get_tensor_name_map"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(source), gguf_file=file)
         model: Any = AutoModelForCausalLM.from_pretrained(str(source), gguf_file=file, dtype=torch.float32)
     # transformers still considers the model quantized and would refuse to save it.

@@ -1,4 +1,4 @@
-"""Executes runs: one worker at a time, found again after a restart of the service, restarted after a crash."""
+"""Executes runs, one worker at a time: adopts it after a restart of the service, restarts it after a crash."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Supervision:
     def _advance(self, run: Run, busy: bool) -> bool:
         """Advances one run; returns whether it uses the machine now."""
         if run.state.final:
-            self._tell(run)
+            self._announce(run)
             return False
         if run.state is RunState.RUNNING:
             return not self._follow(run).state.final
@@ -126,8 +126,8 @@ class Supervision:
 
     def _register(self, run: Run) -> Run:
         """Ends a run that has its report. If the registry refuses the model, the run only gets a warning."""
-        refusals, again = self._refusals.get(run.name, (0, self._clock.now()))
-        if self._clock.now() < again:
+        refusals, retry_at = self._refusals.get(run.name, (0, self._clock.now()))
+        if self._clock.now() < retry_at:
             return run
         try:
             version, warnings = self._registry.register(run), run.warnings
@@ -145,10 +145,10 @@ class Supervision:
     def _end(self, run: Run) -> Run:
         run = replace(run, update_time=self._clock.now())
         self._store.update(run)
-        self._tell(run)
+        self._announce(run)
         return run
 
-    def _tell(self, run: Run) -> None:
+    def _announce(self, run: Run) -> None:
         self._announcer.ended(run)
         # Not the whole run: a promotion may have added its model version while the bus was slow.
         self._store.mark_announced(run.name)

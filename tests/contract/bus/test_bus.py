@@ -164,7 +164,7 @@ def test_a_defect_of_a_handler_is_tried_again_before_it_counts_as_poison(
     assert tries > 1
 
 
-def test_what_was_not_done_when_a_consumer_ended_comes_to_the_next(bus: Bus, topic: Topic, consume: Consume) -> None:
+def test_what_a_consumer_did_not_finish_comes_to_the_next_one(bus: Bus, topic: Topic, consume: Consume) -> None:
     bus.publish(topic, [event("a", str(number)) for number in range(3)])
     seen = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Duplicates and contradictions in a set: which record stays, what the others say, in whatever order they came."""
+"""Duplicates and contradictions in a set: which record stays, and why the others are dropped, whatever their order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_smallest_id_of_equal_texts_stays() -> None:
     assert found == {"c": "exact_duplicate duplicate_of=a"}
 
 
-def test_all_of_a_contradiction_go_and_agreeing_duplicates_do_not() -> None:
+def test_a_contradiction_drops_all_its_records_and_equal_labels_do_not() -> None:
     records = [record("a", "好", "pos"), record("b", "好 ", "neg"), record("c", "坏", "neg"), record("d", "坏", "neg")]
     found = judge(records, "conflicting_labels", "exact_dedup")
     assert found == {
@@ -60,7 +60,7 @@ def test_powers_and_indices_are_not_digits_of_a_number() -> None:
         assert judge([record("a", one), record("b", other)], "exact_dedup") == {}
 
 
-def test_near_dedup_go_and_name_the_one_that_stays() -> None:
+def test_near_duplicates_are_dropped_and_name_the_one_that_stays() -> None:
     words = article(1)
     edited = [*words[:60], "CHANGED", *words[61:]]
     records = [record("b", " ".join(edited)), record("a", " ".join(words)), record("c", " ".join(article(2)))]
@@ -69,7 +69,7 @@ def test_near_dedup_go_and_name_the_one_that_stays() -> None:
     assert found["b"].startswith("near_duplicate duplicate_of=a jaccard=0.9")
 
 
-def test_chinese_near_dedup_are_found_without_spaces() -> None:
+def test_chinese_near_duplicates_are_found_without_spaces() -> None:
     text = "酒店的位置非常好，离地铁站只有五分钟的路，房间干净，服务员也很热情，早餐的种类很多，下次还会再来住的"
     records = [
         record("a", text),
@@ -141,7 +141,7 @@ def test_invisible_characters_hide_no_duplicate() -> None:
     assert list(judge([record("a", " ".join(words) + " x"), record("b", hidden)], "near_dedup")) == ["b"]
 
 
-def test_a_template_costs_as_much_a_text_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cost_of_a_text_does_not_grow_with_the_texts_of_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of one template are alike but not duplicates; each is compared with a bounded number of others."""
     compared = 0
     jaccard = near_dedup._jaccard
@@ -212,7 +212,7 @@ def test_shingles_do_not_depend_on_neighbours() -> None:
         assert together.of(position).tolist() == shingle_hashes([text], 3, 4).hashes.tolist()
 
 
-def test_the_memory_for_shingles_follows_them_and_not_what_is_made_on_the_way() -> None:
+def test_the_memory_for_shingles_does_not_grow_with_intermediate_arrays() -> None:
     rng = random.Random(1)
     texts = [" ".join(rng.choices(WORDS, k=5000)) for _ in range(300)]
     tracemalloc.start()

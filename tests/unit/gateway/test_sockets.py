@@ -1,4 +1,4 @@
-"""What the gateway sees of its own TCP connections, and which of one address's it ends."""
+"""What the gateway sees of its TCP connections, and which ones of an address it ends when there are too many."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def connect(stack: ExitStack, server: socket.socket, count: int, address: str) -
 
 
 def is_open(client: socket.socket) -> bool:
-    """Whether the other end still is; nothing was sent."""
+    """Whether the other end, which has sent nothing, has not closed it."""
     client.setblocking(False)
     try:
         return client.recv(1) != b""

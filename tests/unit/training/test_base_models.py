@@ -7,10 +7,10 @@ from types import ModuleType
 
 import pytest
 
-from services.training.adapters.base_models import _remembering
+from services.training.adapters.base_models import _cached_results
 
 
-def test_what_is_remembered_is_asked_once_and_forgotten_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_are_cached_during_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def read(path: str) -> list[str]:
@@ -20,7 +20,7 @@ def test_what_is_remembered_is_asked_once_and_forgotten_afterwards(monkeypatch: 
     module = ModuleType("reader_of_files")
     monkeypatch.setattr(module, "read", read, raising=False)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    with _remembering(module.__name__, "read"):
+    with _cached_results(module.__name__, "read"):
         assert module.read("a") is module.read("a")
         module.read("b")
     assert asked == ["a", "b"]

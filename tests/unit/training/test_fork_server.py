@@ -1,4 +1,4 @@
-"""Processes of runs as forks: what the service learns of them, whatever ends first."""
+"""Processes of runs as forks: what the service learns about them, whichever process ends first."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _holder(folder: Path) -> int:
 
 
 def _gone(pid: int) -> bool:
-    """Whether no process has the id, or it is only waited for by its parent."""
+    """Whether the process has ended; a zombie has, too."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -114,7 +114,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
         return self._narrow(text)
 
     def _repair(self, text: str) -> str:
-        # Line by line, half of this pair would be a control character for ftfy.
+        # ftfy splits lines at the line feed, and would take the carriage return for a control character.
         text = text.replace("\r\n", "\n")
         while True:
             # Marks are bounded between ftfy and the normalization, since a repair can bring more of them.
