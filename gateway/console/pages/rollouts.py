@@ -161,7 +161,8 @@ def rules_of(rollout: ModelRollout) -> list[tuple[str, str]]:
             if plan.ab.alpha
             else ""
         )
-        rules.append(("comparison", f"{_METRICS.get(plan.ab.metric, 'metric')}{margin}{alpha}"))
+        end = f"; ends when {plan.ab.max_users:,} users have judged" if plan.ab.max_users else ""
+        rules.append(("comparison", f"{_METRICS.get(plan.ab.metric, 'metric')}{margin}{alpha}{end}"))
     rails, limits = plan.guard_rails, []
     if 0 < rails.max_error_rate < 1:
         limits.append(f"{rails.max_error_rate:.1%} of the calls fail")

@@ -96,12 +96,14 @@ def entry_of_row(row: Mapping[Any, Any]) -> AuditEntry:
 
 def _record_json(record: StepRecord) -> dict[str, Any]:
     times = {"start_time": _micros(record.start_time), "end_time": _micros(record.end_time)}
-    return {**times, "reason": record.reason, "etags": record.etags}
+    return {**times, "reason": record.reason, "etags": record.etags, "looks": record.looks}
 
 
 def _record_of(value: Mapping[str, Any]) -> StepRecord:
     start, end = (value[name] for name in ("start_time", "end_time"))
-    return StepRecord(_moment(start), _moment(end), value["reason"], tuple(value["etags"]))
+    # Steps of earlier releases have no looks.
+    looks = tuple(value.get("looks", ()))
+    return StepRecord(_moment(start), _moment(end), value["reason"], tuple(value["etags"]), looks)
 
 
 def _micros(moment: datetime | None) -> int | None:

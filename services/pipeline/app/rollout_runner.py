@@ -126,6 +126,8 @@ class RolloutRunner:
         # Before a decision by it, so that the decision's own figures are the last ones.
         if figures is not None and (more := self._estimated(rollout, figures)) is not None:
             rollout = await self._store(more)
+        if decision.look is not None:
+            rollout = rollout.looked(decision.look)
         return await self._follow(rollout, decision)
 
     async def _decision(self, rollout: Rollout) -> tuple[Decision, RolloutFigures | None]:
@@ -166,6 +168,8 @@ class RolloutRunner:
 
     async def _follow(self, rollout: Rollout, decision: Decision) -> bool:
         if decision.next_step is NextStep.STAY:
+            if decision.look is not None:
+                await self._store(rollout)
             return False
         now = self._parts.clock.now()
         if decision.next_step is NextStep.ROLL_BACK:

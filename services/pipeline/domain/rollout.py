@@ -27,12 +27,16 @@ class RolloutState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What became of a step; `etags` are those of the routes by which its answers were given."""
+    """What became of a step; `etags` are those of the routes by which its answers were given.
+
+    `looks` are those at a comparison with a maximum, each as the share of the maximum that had judged.
+    """
 
     start_time: datetime | None = None
     end_time: datetime | None = None
     reason: str = ""
     etags: tuple[str, ...] = ()
+    looks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,10 @@ class Rollout:
         if self.estimates and estimate.users < _MORE_USERS * self.estimates[-1].users:
             return None
         return replace(self, estimates=(*self.estimates, estimate))
+
+    def looked(self, share: float) -> Rollout:
+        """With one more look at the comparison, at this share of its maximum."""
+        return self._recorded(replace(self.record, looks=(*self.record.looks, share)))
 
     def _over(self, reason: str, now: datetime) -> Rollout:
         return self._recorded(replace(self.record, end_time=now, reason=reason)) if self.records else self

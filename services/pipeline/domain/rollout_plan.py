@@ -64,6 +64,9 @@ class Comparison:
     """Chance of promoting a version that is worse than the margin allows, over the whole test."""
     judge: str = ""
     """Whose ratings count, for JUDGED."""
+    max_users: int = 0
+    """Users of both versions together who have judged, at which it ends. It is then looked at a few planned times only;
+    at 0 it has no such end, and may be looked at any time."""
 
 
 @dataclass(frozen=True, slots=True)

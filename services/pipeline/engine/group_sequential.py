@@ -1,4 +1,4 @@
-"""A test with a known number of looks: narrower than one for any time, for experiments whose end is fixed.
+"""A test with a known end and planned looks, which finds a smaller difference than one that may be looked at any time.
 
 Source: Lan and DeMets, "Discrete sequential boundaries for clinical trials", Biometrika 70 (1983); the integration is
 that of Armitage, McPherson and Rowe (1969).
@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+LOOKS = 5
+"""Planned looks, evenly up to the end."""
 _NORMAL = NormalDist()
 _GRID = 801
 _FAR = 8.0
+# A share such as 3 / 5 times five is a little less than three.
+_ROUNDING = 1e-9
 
 Spending = Callable[[float, float], float]
 """Alpha spent by a share of the information, from 0 to 1."""
@@ -69,6 +74,23 @@ def boundaries(shares: Sequence[float], alpha: float, spending: Spending = obrie
         density = (steps @ density) * weights
         grid, before, spent = following, share, spent + due
     return found
+
+
+def due_look(looks: Sequence[float], share: float) -> float | None:
+    """The share of the information at which a look is due now, at most 1; None until the next planned look.
+
+    Args:
+        looks: shares of the looks until now.
+        share: of the information that is there; 1 or more at the end.
+    """
+    done = math.floor(LOOKS * looks[-1] + _ROUNDING) if looks else 0
+    return min(share, 1.0) if math.floor(LOOKS * share + _ROUNDING) > done and done < LOOKS else None
+
+
+@cache
+def bound_at(looks: tuple[float, ...], alpha: float) -> float:
+    """The bound of the z-statistic at the last of these looks; those after it do not matter."""
+    return boundaries(looks if looks[-1] == 1 else (*looks, 1.0), alpha)[len(looks) - 1]
 
 
 def _beyond(bound: float, grid: NDArray[np.float64], density: NDArray[np.float64], spread: float) -> float:

@@ -13,6 +13,7 @@ from enum import Enum
 
 from services.pipeline.domain.rollout import Rollout
 from services.pipeline.domain.rollout_plan import GuardRails, Metric, StepKind
+from services.pipeline.engine.group_sequential import bound_at, due_look
 from services.pipeline.engine.rollout_figures import CallCounts, RolloutFigures
 from services.pipeline.engine.sequential import MIN_UNITS, MeanDifference, RateGuard, ratio_mismatch
 
@@ -43,11 +44,15 @@ class NextStep(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How it continues, why, and the figures behind it."""
+    """How it continues, why, and the figures behind it.
+
+    `look` is the planned look at which it was decided, to be recorded: a look counts once.
+    """
 
     next_step: NextStep
     reason: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
+    look: float | None = None
 
 
 _STAY = Decision(NextStep.STAY)
@@ -74,7 +79,7 @@ def decide(rollout: Rollout, figures: RolloutFigures, now: datetime) -> Decision
     calls = figures.candidate.step.calls
     enough = minutes >= length.min_minutes and calls >= length.min_answers
     compared = _STAY if kind is StepKind.SHADOW else _compared(rollout, figures, may_promote=enough)
-    if compared.next_step is not NextStep.STAY:
+    if compared.next_step is not NextStep.STAY or compared.look is not None:
         return compared
     facts = {"minutes": f"{minutes:.1f}", "candidate_calls": str(calls)}
     if enough and kind is not StepKind.AB:
@@ -160,12 +165,42 @@ def _compared(rollout: Rollout, figures: RolloutFigures, *, may_promote: bool) -
         bound = f"at most {upper:+.3f} with {1 - comparison.alpha / steps:.1%} certainty"
         why = f"{rollout.candidate} is worse than {rollout.champion}: {_sentence(rollout, figures, pair, bound)}"
         return Decision(NextStep.ROLL_BACK, why, facts)
-    if may_promote and rollout.planned.kind is StepKind.AB and lower > -comparison.margin:
+    if not may_promote or rollout.planned.kind is not StepKind.AB:
+        return _STAY
+    if comparison.max_users:
+        return _at_planned_look(rollout, figures, pair, facts)
+    if lower > -comparison.margin:
         better = "better than" if lower > 0 else "not worse by the margin than"
         bound = f"at least {lower:+.3f} with {1 - comparison.alpha:.1%} certainty"
         why = f"{rollout.candidate} is {better} {rollout.champion}: {_sentence(rollout, figures, pair, bound)}"
         return Decision(NextStep.ADVANCE, why, facts)
     return _STAY
+
+
+def _at_planned_look(
+    rollout: Rollout, figures: RolloutFigures, pair: MeanDifference, facts: Mapping[str, str]
+) -> Decision:
+    """What the metric says at a planned look of a comparison whose end is known; between looks it decides nothing."""
+    comparison, users = rollout.plan.comparison, pair.champion.count + pair.candidate.count
+    look = due_look(rollout.record.looks, users / comparison.max_users)
+    if look is None:
+        return _STAY
+    if min(pair.champion.count, pair.candidate.count) < MIN_UNITS:
+        if look < 1:
+            return _STAY
+        why = f"{users:,} users have judged, the maximum, but fewer than {MIN_UNITS} of them one of the versions"
+        return Decision(NextStep.ROLL_BACK, f"{why}; {rollout.champion} keeps serving.", facts, look)
+    z, bound = pair.z(comparison.margin), bound_at((*rollout.record.looks, look), comparison.alpha)
+    facts = {**facts, "look": f"{look:.4f}", "z": f"{z:.3f}", "bound": f"{bound:.3f}"}
+    limit = f"{z:.2f} standard errors, where {bound:.2f} decide after {users:,} of {comparison.max_users:,} users"
+    if z > bound:
+        better = "not worse by the margin than" if comparison.margin else "better than"
+        why = f"{rollout.candidate} is {better} {rollout.champion}: {_sentence(rollout, figures, pair, limit)}"
+        return Decision(NextStep.ADVANCE, why, facts, look)
+    if look < 1:
+        return Decision(NextStep.STAY, facts=facts, look=look)
+    why = f"The comparison has ended undecided: {_sentence(rollout, figures, pair, limit)}"
+    return Decision(NextStep.ROLL_BACK, f"{why.rstrip('.')}; {rollout.champion} keeps serving.", facts, look)
 
 
 def _facts(figures: RolloutFigures, pair: MeanDifference, alpha: float) -> dict[str, str]:

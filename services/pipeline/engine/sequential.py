@@ -81,11 +81,25 @@ class MeanDifference:
         """The true difference is never above this, but for a share `alpha` of all experiments."""
         return self.estimate + self._half(alpha, one_sided=True)
 
+    def z(self, margin: float = 0.0) -> float:
+        """How many standard errors the difference is above -margin: for a test that is looked at at planned times only.
+
+        Infinite if it is above and no value varies; 0 before both arms have a value.
+        """
+        if not min(self.champion.count, self.candidate.count):
+            return 0.0
+        above, error = self.estimate + margin, self._error()
+        return above / error if error else math.inf if above > 0 else 0.0
+
+    def _error(self) -> float:
+        return math.sqrt(self.champion.variance / self.champion.count + self.candidate.variance / self.candidate.count)
+
     def _half(self, alpha: float, *, one_sided: bool) -> float:
         if min(self.champion.count, self.candidate.count) < MIN_UNITS:
             return math.inf
-        error = math.sqrt(self.champion.variance / self.champion.count + self.candidate.variance / self.candidate.count)
-        return error * normal_mixture(self.champion.count + self.candidate.count, alpha, self.tightest_at, one_sided)
+        return self._error() * normal_mixture(
+            self.champion.count + self.candidate.count, alpha, self.tightest_at, one_sided
+        )
 
 
 def normal_mixture(units: float, alpha: float, tightest_at: float, one_sided: bool) -> float:

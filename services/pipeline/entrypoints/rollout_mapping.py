@@ -58,7 +58,9 @@ def plan_from(message: cycle_pb2.Rollout) -> RolloutPlan | None:
     if not steps:
         return None
     ab = message.ab
-    comparison = Comparison(_METRIC_OF.get(ab.metric, Metric.ACCEPTED), ab.margin, ab.alpha or _ALPHA, ab.judge)
+    comparison = Comparison(
+        _METRIC_OF.get(ab.metric, Metric.ACCEPTED), ab.margin, ab.alpha or _ALPHA, ab.judge, ab.max_users
+    )
     return RolloutPlan(tuple(steps), comparison, _rails_from(message.guard_rails), message.approve_first)
 
 
@@ -74,7 +76,7 @@ def fill_plan(plan: RolloutPlan, message: cycle_pb2.Rollout) -> None:
             message.ab.until.CopyFrom(_length_to(step.length))
             message.ab.metric = _METRICS[plan.comparison.metric]
             message.ab.margin, message.ab.alpha = plan.comparison.margin, plan.comparison.alpha
-            message.ab.judge = plan.comparison.judge
+            message.ab.judge, message.ab.max_users = plan.comparison.judge, plan.comparison.max_users
     rails = plan.guard_rails
     message.guard_rails.max_error_rate = rails.max_error_rate
     message.guard_rails.max_refusal_rate = rails.max_refusal_rate

@@ -32,7 +32,7 @@ from services.pipeline.engine.rollout_figures import RolloutFigures
 from services.pipeline.entrypoints.rollout_mapping import rollout_to
 from services.serving.domain.route import Role
 from tests.conftest import OpenDatabase
-from tests.unit.pipeline.rollout_world import CYCLE, MODEL, PLAN, SHORT, World
+from tests.unit.pipeline.rollout_world import CYCLE, MODEL, PLAN, SHORT, World, longer
 
 ANNA = Overrule("key:anna", "I saw something.")
 COMPARED = RolloutPlan((PlannedStep(StepKind.AB, 0.5, SHORT),))
@@ -200,6 +200,50 @@ async def test_an_undecided_comparison_and_a_step_without_calls_roll_back(world:
     world.clock.forward(601)
     await world.settle()
     assert "3 gave 0 answers to copies of calls in the time allowed, not 20" in world.read(second).reason
+
+
+async def test_a_comparison_with_a_maximum_is_looked_at_at_planned_times_only(world: World) -> None:
+    name = await world.begin(longer(COMPARED, max_users=4000))
+    await world.settle()
+    world.clock.forward(6)
+    seen = []
+    for users in (700, 50, 200, 50):
+        world.ask(users, {1: 0.5, 2: 0.55})
+        await world.settle()
+        seen.append(len(world.read(name).record.looks))
+    # One look, as soon as a fifth of 4,000 users had judged.
+    assert seen == [0, 0, 1, 1]
+    assert world.read(name).state is RolloutState.RUNNING
+    world.ask(1000, {1: 0.5, 2: 0.75})
+    await world.settle()
+    promoted = world.read(name)
+    assert promoted.state is RolloutState.PROMOTED
+    assert re.search(r"\d\.\d\d standard errors, where \d\.\d\d decide after 1,\d{3} of 4,000 users", promoted.reason)
+    assert len(promoted.record.looks) == 2
+
+
+async def test_a_comparison_that_is_undecided_at_its_maximum_rolls_back(world: World) -> None:
+    name = await world.begin(longer(COMPARED, max_users=1000))
+    await world.settle()
+    world.clock.forward(6)
+    world.ask(1100, {1: 0.7, 2: 0.7})
+    await world.settle()
+    rollout = world.read(name)
+    assert rollout.state is RolloutState.ROLLED_BACK
+    assert rollout.reason.startswith("The comparison has ended undecided: share of accepted answers")
+    assert rollout.reason.endswith("versions/1 keeps serving.")
+    assert rollout.record.looks == (1.0,)
+
+
+async def test_too_few_users_of_one_version_at_the_maximum_decide_nothing(world: World) -> None:
+    plan = RolloutPlan((PlannedStep(StepKind.AB, 0.05, SHORT),))
+    name = await world.begin(longer(plan, max_users=400))
+    await world.settle()
+    world.clock.forward(6)
+    world.ask(600, BETTER)
+    await world.settle()
+    assert world.read(name).state is RolloutState.ROLLED_BACK
+    assert "fewer than 200 of them one of the versions" in world.read(name).reason
 
 
 async def test_not_worse_by_the_margin_is_enough_where_the_plan_says_so(world: World) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.pipeline.engine.group_sequential import boundaries, obrien_fleming, pocock
+from services.pipeline.engine.group_sequential import LOOKS, bound_at, boundaries, due_look, obrien_fleming, pocock
 from services.pipeline.engine.sequential import (
     MIN_UNITS,
     MeanDifference,
@@ -139,3 +139,52 @@ def test_boundaries_are_the_published_ones(spending: object, published: list[flo
 def test_looks_must_rise_to_the_whole(shares: list[float]) -> None:
     with pytest.raises(ValueError, match="rise"):
         boundaries(shares, 0.05)
+
+
+def test_each_planned_look_is_due_once_however_late_it_is() -> None:
+    looks: list[float] = []
+    for share in (0.1, 0.25, 0.3, 0.39, 0.7, 0.79, 0.8, 1.3, 1.4):
+        if (look := due_look(looks, share)) is not None:
+            looks.append(look)
+    # One late look takes the place of two planned ones.
+    assert looks == [0.25, 0.7, 0.8, 1.0]
+
+
+def test_bounds_depend_on_the_looks_until_then_only() -> None:
+    shares = (0.21, 0.4, 0.62, 0.8, 1.0)
+    at_each = [bound_at(shares[: number + 1], 0.05) for number in range(LOOKS)]
+    assert at_each == pytest.approx(boundaries(shares, 0.05), abs=1e-6)
+    assert at_each == sorted(at_each, reverse=True)
+
+
+def decided_at(rng: np.random.Generator, rates: tuple[float, float], users: int) -> int | None:
+    """Users of each arm at which planned looks find the candidate better; None if they never do."""
+    sums = (rng.random((2, users)) < np.array(rates)[:, None]).cumsum(axis=1)
+    looks: list[float] = []
+    for count in range(users // 50, users + 1, users // 50):
+        if (look := due_look(looks, count / users)) is not None:
+            looks.append(look)
+            if arms((sums[:, count - 1] / count).tolist(), count).z() > bound_at(tuple(looks), 0.05):
+                return count
+    return None
+
+
+def test_planned_looks_seldom_promote_an_equal_version_and_need_fewer_users_than_a_look_at_any_time() -> None:
+    rng = np.random.default_rng(11)
+    equal = [decided_at(rng, (0.5, 0.5), 2000) for _ in range(400)]
+    assert sum(count is not None for count in equal) <= 30  # 5 % of 400, and three standard deviations
+    better = [decided_at(rng, (0.5, 0.55), 2000) for _ in range(100)]
+    planned = sum(count is not None for count in better)
+    sums = (rng.random((100, 2, 2000)) < np.array((0.5, 0.55))[:, None]).cumsum(axis=2)
+    any_time = sum(
+        any(arms((sums[each, :, n - 1] / n).tolist(), n).lower(0.05) > 0 for n in range(MIN_UNITS, 2001, 50))
+        for each in range(100)
+    )
+    assert planned > any_time + 10
+
+
+def test_a_difference_without_spread_is_as_clear_as_can_be() -> None:
+    same = Sample(300, 1.0, 0.0)
+    assert MeanDifference(Sample(300, 0.0, 0.0), same).z() == math.inf
+    assert MeanDifference(same, same).z() == 0.0
+    assert MeanDifference(Sample(), same).z(0.1) == 0.0

@@ -304,6 +304,7 @@ class AbTest(_message.Message):
     ALPHA_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
+    MAX_USERS_FIELD_NUMBER: _builtins.int
     share: _builtins.float
     """Share of the users for the new version; 0.5 when zero."""
     metric: Global___AbTest.Metric.ValueType
@@ -316,6 +317,11 @@ class AbTest(_message.Message):
     """
     judge: _builtins.str
     """Name of the judge whose ratings are compared; for the metric `judged` only."""
+    max_users: _builtins.int
+    """Users of both versions together who have judged, at which the test ends. The test is then looked at five times, evenly
+    up to this number, and finds a smaller advantage than a test that may be looked at after every answer. No maximum when
+    zero, else 400 or more.
+    """
     @_builtins.property
     def until(self) -> Global___RolloutStage:
         """How long. The statistic decides in between; a test that is undecided at the end rolls back."""
@@ -329,10 +335,11 @@ class AbTest(_message.Message):
         alpha: _builtins.float = ...,
         until: Global___RolloutStage | None = ...,
         judge: _builtins.str = ...,
+        max_users: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "judge", b"judge", "margin", b"margin", "metric", b"metric", "share", b"share", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "judge", b"judge", "margin", b"margin", "max_users", b"max_users", "metric", b"metric", "share", b"share", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
