@@ -32,19 +32,20 @@ REUSE = "TIDEMILL_TEST_STATE"
 
 
 @contextmanager
-def running_parts(parts: Iterable[str], state_dir: Path) -> Iterator[StackState]:
+def running_parts(parts: Iterable[str], state_dir: Path, *, own: bool = False) -> Iterator[StackState]:
     """Runs some of the stack's children within the block.
 
     Args:
         parts: names out of `infra.stack.topology.NAMES`; files that they need are fetched into TIDEMILL_HOME.
         state_dir: a folder of the test's own; short, for sockets live below it.
+        own: whether they are started even if `REUSE` names a running stack: for a test that kills or changes them.
 
     Raises:
         StackError: they cannot be started.
     """
     wanted = set(parts)
     reused = os.environ.get(REUSE)
-    if reused:
+    if reused and not own:
         stack = client.status(Path(reused), home_dir())
         if wanted <= {name for name, child in stack.children.items() if child.healthy}:
             _authenticate(kafka_access.password_file(Layout.of(home_dir(), Path(reused)).state, kafka_access.MESH))

@@ -29,7 +29,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from infra.stack import client
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.config import home_dir
 from tests.faults.gateway_process import GatewayProcess, running_gateway
@@ -43,12 +43,10 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
-    with pytest.MonkeyPatch.context() as patch:
-        # A broker of its own: it is killed.
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as state:
-            ensure_topics(state.kafka_bootstrap)
-            yield state
+    # A broker of its own: it is killed.
+    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack"), own=True) as state:
+        ensure_topics(state.kafka_bootstrap)
+        yield state
 
 
 @pytest.fixture

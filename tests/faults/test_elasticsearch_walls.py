@@ -12,7 +12,7 @@ import pytest
 from infra.stack import client
 from infra.stack.process import can_isolate, tagged
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from tests.faults.strangers import open_folder, reads
 
 pytestmark = pytest.mark.real
@@ -22,10 +22,8 @@ pytestmark = pytest.mark.real
 def stack() -> Iterator[StackState]:
     if not can_isolate():
         pytest.skip("this machine's kernel does not let this user have a network of its own")
-    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"elasticsearch"}, folder / "state") as running:
-            yield running
+    with open_folder() as folder, running_parts({"elasticsearch"}, folder / "state", own=True) as running:
+        yield running
 
 
 def call(stack: StackState, method: str, path: str, **options: object) -> httpx.Response:

@@ -14,7 +14,7 @@ from kafka.errors import KafkaError
 
 from infra.stack import client, kafka_access
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from services.kit.bus.kafka import ensure_topics
 from services.kit.bus.topics import DEAD_LETTERS, FEEDBACK_INBOUND, INBOUND, RECORDS_RAW
 from tests.faults.strangers import open_folder, read_by_others
@@ -27,11 +27,9 @@ _NOBODY = {"security_protocol": "PLAINTEXT", "sasl_mechanism": None}
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[StackState]:
-    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"kafka"}, folder / "state") as running:
-            ensure_topics(mesh(running))
-            yield running
+    with open_folder() as folder, running_parts({"kafka"}, folder / "state", own=True) as running:
+        ensure_topics(mesh(running))
+        yield running
 
 
 def mesh(stack: StackState) -> Any:
@@ -130,9 +128,8 @@ def test_the_file_for_java_clients_names_the_producer(stack: StackState) -> None
 @pytest.mark.slow
 def test_a_storage_without_users_gets_them() -> None:
     """A storage of an earlier release keeps its records, and its broker now asks for a password."""
-    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"kafka"}, folder / "state") as first:
+    with open_folder() as folder:
+        with running_parts({"kafka"}, folder / "state", own=True) as first:
             ensure_topics(mesh(first))
             publisher = KafkaProducer(**mesh(first).options())
             publisher.send(INBOUND.name, b"kept").get(timeout=20)

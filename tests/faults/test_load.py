@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from infra.stack.topology import NAMES
 from tests.integration.inference.builds import make_classifier
 from tests.load.session import full_load, prepare_mesh
@@ -31,9 +31,11 @@ PER_S = 200.0
 
 
 @pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackState]:
-    monkeypatch.delenv(REUSE, raising=False)
-    with tempfile.TemporaryDirectory(prefix="tidemill-") as short, running_parts(NAMES, Path(short) / "s") as stack:
+def mesh() -> Iterator[StackState]:
+    with (
+        tempfile.TemporaryDirectory(prefix="tidemill-") as short,
+        running_parts(NAMES, Path(short) / "s", own=True) as stack,
+    ):
         yield stack
 
 

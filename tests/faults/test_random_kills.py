@@ -26,7 +26,7 @@ from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 
 from infra.stack.process import is_alive, start_ticks
 from infra.stack.state import ChildPhase, StackState, read_state
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from infra.stack.topology import NAMES
 from services.kit.ids import new_id
 from tests.faults.reconciler import compare, raw_records, recorded_feedback, served_answers, snapshot_rows, verdicts
@@ -61,10 +61,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def mesh(monkeypatch: pytest.MonkeyPatch) -> Iterator[StackState]:
     """A whole mesh below a short path, which kills frozen processes soon."""
-    monkeypatch.delenv(REUSE, raising=False)
     monkeypatch.setenv("TIDEMILL_LIVENESS_PARTS_S", "10")
     monkeypatch.setenv("TIDEMILL_LIVENESS_SERVICES_S", "10")
-    with tempfile.TemporaryDirectory(prefix="tidemill-") as short, running_parts(NAMES, Path(short) / "s") as stack:
+    with (
+        tempfile.TemporaryDirectory(prefix="tidemill-") as short,
+        running_parts(NAMES, Path(short) / "s", own=True) as stack,
+    ):
         yield stack
 
 

@@ -25,7 +25,7 @@ from infra.stack.layout import Layout
 from infra.stack.private import own_folder
 from infra.stack.process import tagged
 from infra.stack.state import StackPhase, StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from services.kit.config import home_dir
 from tests.processes import unless_ended
 from tests.trees import entries_below
@@ -53,7 +53,6 @@ def stack(closed: Path) -> Iterator[StackState]:
     """A mesh in a state folder that an earlier release left, owned by root."""
     state = closed / "state"
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(REUSE, raising=False)
         patch.delenv(mesh_user.USER, raising=False)
         (state / "artifacts" / "runs").mkdir(parents=True)
         (state / "artifacts" / "runs" / "model.safetensors").write_bytes(b"weights")
@@ -62,7 +61,7 @@ def stack(closed: Path) -> Iterator[StackState]:
             (closed / name).mkdir()
         # A service could write this file; root keeps its notes where only root can write.
         (state / "source-roots.json").write_text(json.dumps({"roots": [str(closed / "hidden")]}))
-        with shown(state, closed / "loops"), running_parts(PARTS, state) as running:
+        with shown(state, closed / "loops"), running_parts(PARTS, state, own=True) as running:
             yield running
 
 

@@ -18,7 +18,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from infra.stack import client
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from services.kit.config import home_dir
 from tests.integration.inference.builds import make_classifier, make_generator
 from tests.integration.inference.conftest import BuildFolder, InferenceProcess
@@ -96,13 +96,11 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("routes")
-    with pytest.MonkeyPatch.context() as patch:
-        # A stack of its own: killing another's Triton would disturb whoever uses it.
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"kafka", "triton"}, folder / "stack") as stack:
-            served = Served(stack, folder / "stack", folder)
-            yield served
-            assert served.service.stop() == 0
+    # A stack of its own: killing another's Triton would disturb whoever uses it.
+    with running_parts({"kafka", "triton"}, folder / "stack", own=True) as stack:
+        served = Served(stack, folder / "stack", folder)
+        yield served
+        assert served.service.stop() == 0
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from tidemill.inference.v1 import model_pb2
 
 from infra.stack import client
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from services.kit.config import home_dir
 from tests.integration.inference.builds import make_classifier
 from tests.integration.inference.conftest import BuildFolder, InferenceProcess
@@ -99,13 +99,11 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("serving")
-    with pytest.MonkeyPatch.context() as patch:
-        # A stack of its own: freezing a shared Triton would disturb other tests.
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"kafka", "triton"}, folder / "stack") as stack:
-            served = Served(stack, folder / "stack", folder)
-            yield served
-            assert served.service.stop() == 0
+    # A stack of its own: freezing a shared Triton would disturb other tests.
+    with running_parts({"kafka", "triton"}, folder / "stack", own=True) as stack:
+        served = Served(stack, folder / "stack", folder)
+        yield served
+        assert served.service.stop() == 0
 
 
 def _overwrite(file: Path, content: bytes) -> None:

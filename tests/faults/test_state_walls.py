@@ -17,7 +17,7 @@ from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from infra.stack import client
 from infra.stack.process import tagged
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from tests.faults.strangers import connects, open_folder, read_by_others, reads
 from tests.processes import unless_ended
 from tests.trees import entries_below
@@ -28,14 +28,13 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def stack() -> Iterator[StackState]:
     """A service and its broker, in a state folder that an earlier release left readable for everyone."""
-    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
-        patch.delenv(REUSE, raising=False)
+    with open_folder() as folder:
         state = folder / "state"
         (state / "logs").mkdir(parents=True)
         (state / "logs" / "old.log").write_text("raw text")
         for path in (state, state / "logs", state / "logs" / "old.log"):
             path.chmod(0o755)
-        with running_parts({"kafka", "ingest", "gateway"}, state) as running:
+        with running_parts({"kafka", "ingest", "gateway"}, state, own=True) as running:
             yield running
 
 

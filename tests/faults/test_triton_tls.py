@@ -15,7 +15,7 @@ from infra.stack import certificates, triton
 from infra.stack.certificates import Authority, PeerFiles
 from infra.stack.doctor.mesh import doors_open
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from services.inference.adapters.triton_control import TritonControl
 from services.kit.errors import UnavailableError
 from services.serving.adapters.triton_client import open_triton
@@ -27,9 +27,8 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def stack() -> Iterator[StackState]:
     with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
-        patch.delenv(REUSE, raising=False)
         patch.setenv(triton.HOST, "127.0.0.1")
-        with running_parts({"triton"}, folder / "state") as running:
+        with running_parts({"triton"}, folder / "state", own=True) as running:
             yield running
 
 

@@ -18,7 +18,7 @@ from infra.stack.doctor.mesh import doors_open
 from infra.stack.layout import Home
 from infra.stack.process import tagged
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from infra.stack.triton import SERVER, place_backends, server_folder
 from services.kit.config import home_dir
 from tests.faults.strangers import STRANGER, connects, open_folder
@@ -31,10 +31,8 @@ _CONFIG = json.dumps({"backend": "python", "input": [], "output": [_OUTPUT]})
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[StackState]:
-    with pytest.MonkeyPatch.context() as patch, open_folder() as folder:
-        patch.delenv(REUSE, raising=False)
-        with running_parts({"triton"}, folder / "state") as running:
-            yield running
+    with open_folder() as folder, running_parts({"triton"}, folder / "state", own=True) as running:
+        yield running
 
 
 @pytest.fixture
@@ -47,7 +45,6 @@ def client(stack: StackState) -> Iterator[Any]:
 @pytest.fixture
 def installed_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The package's server, laid out as in the official image and named by the environment."""
-    monkeypatch.delenv(REUSE, raising=False)
     with open_folder() as folder:
         server = folder / "tritonserver"
         server.mkdir()
@@ -152,7 +149,7 @@ def test_shared_memory_traces_and_logs_are_refused_to_all(client: Any, call: Cal
 
 def test_a_server_that_the_environment_names_runs_models_behind_the_same_walls(installed_server: None) -> None:
     model = "import tidemill, openvino_genai, numpy\nclass TritonPythonModel: pass\n"  # packages of the mesh
-    with open_folder() as folder, running_parts({"triton"}, folder / "state") as stack:
+    with open_folder() as folder, running_parts({"triton"}, folder / "state", own=True) as stack:
         pid = stack.children["triton"].pid
         assert pid is not None
         assert "/tritonserver/bin/tritonserver" in psutil.Process(pid).cmdline()[0]

@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2
 
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from tests.integration.inference.conftest import Builds, InferenceProcess, SpanReceiver
 from tests.waiting import wait_until
 
@@ -25,11 +25,10 @@ pytestmark = pytest.mark.real
 
 
 def test_models_answer_again_after_triton_was_killed(
-    builds: Builds, spans: tuple[SpanReceiver, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    builds: Builds, spans: tuple[SpanReceiver, str], tmp_path: Path
 ) -> None:
     # A stack of its own: killing another's Triton would disturb whoever uses it.
-    monkeypatch.delenv(REUSE, raising=False)
-    with running_parts({"kafka", "triton"}, tmp_path / "stack") as stack:
+    with running_parts({"kafka", "triton"}, tmp_path / "stack", own=True) as stack:
         service = InferenceProcess(stack, tmp_path, spans[1], builds.root)
         service.start()
         try:

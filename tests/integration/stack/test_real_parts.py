@@ -21,7 +21,7 @@ from infra.stack.errors import StackError
 from infra.stack.layout import python_path
 from infra.stack.process import is_alive, tagged
 from infra.stack.state import ChildPhase, StackPhase, StackState, read_state
-from infra.stack.testing import REUSE, running_parts
+from infra.stack.testing import running_parts
 from infra.stack.topology import PARTS
 from services.kit.config import home_dir
 from tests.processes import unless_ended
@@ -54,11 +54,10 @@ class TritonPythonModel:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackState]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv(REUSE, raising=False)  # these tests kill parts: they need their own
-        with running_parts(PARTS, tmp_path_factory.mktemp("stack")) as running:
-            yield running
-            outside = running.layout.state.elasticsearch.resolve()
+    # These tests kill parts: they need their own.
+    with running_parts(PARTS, tmp_path_factory.mktemp("stack"), own=True) as running:
+        yield running
+        outside = running.layout.state.elasticsearch.resolve()
     assert outside.is_relative_to(running.state) or not outside.exists()
     assert read_state(running.layout).phase is StackPhase.STOPPED
     assert tagged(running.state) == []
