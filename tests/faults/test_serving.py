@@ -28,6 +28,7 @@ from infra.stack.testing import running_parts
 from services.kit.config import home_dir
 from tests.integration.inference.builds import make_classifier
 from tests.integration.inference.conftest import BuildFolder, InferenceProcess
+from tests.load.watch import ended, processes
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.real
@@ -297,9 +298,12 @@ def test_a_model_process_that_dies_is_started_by_the_service_alone(served: Serve
     served.service.kill()
     dead = served.model_processes()
     assert dead
+    before = processes(served.stack)
     for process in dead:
         process.kill()
     wait_until(lambda: not served.model_processes())
+    # Tests that watch a mesh under load see it.
+    assert {process.pid for process in dead} <= {process.pid for process in ended(served.stack, before)}
     # Called directly, Triton neither answers nor restarts the process: nothing unverified is loaded.
     tensor = triton.InferInput("text", [1, 1], "BYTES")
     with triton.InferenceServerClient(served.stack.triton_grpc) as direct:
