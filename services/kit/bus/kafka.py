@@ -165,7 +165,8 @@ class KafkaEventPublisher:
             linger_ms=2,
             batch_size=256 * 1024,
             max_request_size=MAX_MESSAGE_BYTES,
-            max_block_ms=timeout_ms,
+            # Of one wait for the partitions of a topic, which `_enqueue` repeats: kafka-python's own cannot be ended.
+            max_block_ms=int(_LOOK_S * 1000),
             delivery_timeout_ms=timeout_ms,
             request_timeout_ms=min(10_000, timeout_ms - 1000),
             bootstrap_timeout_ms=min(5_000, timeout_ms),
@@ -255,10 +256,7 @@ class KafkaEventPublisher:
         producer = self._connected()
         end = time.monotonic() + self._timeout_s
         try:
-            futures = [
-                producer.send(topic.name, key=message.key, value=message.value, headers=message.headers)
-                for message in messages
-            ]
+            futures = [self._enqueue(producer, topic, message, end) for message in messages]
             for future in futures:
                 # Also when the caller has stopped waiting: a producer that gave up on a message must be replaced.
                 future.add_errback(self._note_failure, producer)
@@ -275,21 +273,40 @@ class KafkaEventPublisher:
             self._abandon(producer)
             raise
 
+    def _enqueue(self, producer: KafkaProducer, topic: Topic, message: EncodedEvent, end: float) -> Any:
+        """The future of a message, as soon as the producer knows the topic's partitions. Waits as `_wait_for`."""
+        began = time.monotonic()
+        while True:
+            try:
+                return producer.send(topic.name, key=message.key, value=message.value, headers=message.headers)
+            except KafkaTimeoutError:
+                self._left_s(began, end)
+
     def _wait_for(self, future: Any, end: float) -> None:
         """Returns when the message is durable; waits no longer than the call's deadline or the end of the process."""
-        began, called = time.monotonic(), work_deadline()
-        if called is not None:
-            end = min(end, called)
+        began = time.monotonic()
         while not future.is_done:
-            # While the process ends, each wait is short, and after one failed none follows.
-            ending = self._finishing is not None and (began if self._hangs else max(began, self._finishing) + _FINISH_S)
-            left = (min(end, ending) if ending else end) - time.monotonic()
-            if left <= 0:
-                self._hangs = bool(ending)
-                raise KafkaTimeoutError("it did not answer in time")
+            left = self._left_s(began, end)
             with contextlib.suppress(KafkaTimeoutError):
                 future.get(timeout=min(left, _LOOK_S))
         future.get(timeout=0)
+
+    def _left_s(self, began: float, end: float) -> float:
+        """Seconds that are left of a wait that began then, and lasts until `end` at most.
+
+        Raises:
+            KafkaTimeoutError: none are.
+        """
+        called = work_deadline()
+        if called is not None:
+            end = min(end, called)
+        # While the process ends, each wait is short, and after one failed none follows.
+        ending = self._finishing is not None and (began if self._hangs else max(began, self._finishing) + _FINISH_S)
+        left = (min(end, ending) if ending else end) - time.monotonic()
+        if left <= 0:
+            self._hangs = bool(ending)
+            raise KafkaTimeoutError("it did not answer in time")
+        return left
 
     def _note_failure(self, producer: KafkaProducer, error: BaseException) -> None:
         """Runs in the producer's own thread, which cannot stop itself."""

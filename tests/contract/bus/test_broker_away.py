@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import threading
 import time
 import uuid
 from contextlib import suppress
@@ -56,6 +57,33 @@ def test_a_publisher_ends_while_its_broker_is_unavailable(kafka_bus: KafkaBus) -
         publisher.close()
         with pytest.raises(UnavailableError):
             publisher.publish(topic, [event("a", "closed")])
+
+
+@pytest.mark.parametrize("by_the_caller", [True, False], ids=["at its caller's deadline", "with its process"])
+def test_a_publication_to_a_topic_that_is_new_to_its_process_ends(kafka_bus: KafkaBus, by_the_caller: bool) -> None:
+    known, new = (Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events") for _ in range(2))
+    kafka_bus.create(known)
+    kafka_bus.create(new)
+    publisher = KafkaEventPublisher(kafka_bus.bootstrap, "test", delivery_timeout_s=120)
+    publisher.publish(known, [event("a", "before")])
+    errors: list[UnavailableError] = []
+
+    def publish() -> None:
+        if by_the_caller:
+            set_call_deadline(2)
+        try:
+            publisher.publish(new, [event("a", "meanwhile")])
+        except UnavailableError as error:
+            errors.append(error)
+
+    with frozen(kafka_bus.pid):
+        publishing = threading.Thread(target=contextvars.copy_context().run, args=(publish,), daemon=True)
+        publishing.start()
+        if not by_the_caller:
+            publisher.finish()
+        publishing.join(30)  # of 120
+        assert [error.reason for error in errors] == ["BUS_AWAY"]
+        publisher.close()
 
 
 def test_a_broker_that_is_silent_does_not_answer(kafka_bus: KafkaBus) -> None:
