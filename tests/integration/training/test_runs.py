@@ -253,7 +253,7 @@ def test_a_spec_that_breaks_a_rule_is_refused_with_its_field(training: TrainingP
     ("base_model", "code", "said"),
     [
         ("no-such-model", grpc.StatusCode.NOT_FOUND, "smollm2-135m-instruct"),
-        ("bge-small-zh-v1.5", grpc.StatusCode.FAILED_PRECONDITION, "tidemill up"),
+        ("bge-small-zh-v1.5", grpc.StatusCode.FAILED_PRECONDITION, "tidemill run FILE"),
     ],
 )
 def test_a_missing_base_model_is_an_error_that_says_what_to_do(
