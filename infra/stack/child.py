@@ -41,6 +41,8 @@ class Program:
     network: PrivateNetwork | None = None
     leftovers: tuple[Path, str] | None = None
     """Folder and glob of files that the program leaves behind when it is killed."""
+    read_once: tuple[Path, ...] = ()
+    """Files that the program reads when it starts: if they change while it is ready, it is started again."""
 
 
 @dataclass(frozen=True, slots=True)

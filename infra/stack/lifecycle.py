@@ -25,6 +25,7 @@ from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.exit_report import ExitReport, ExitReportFile
 from infra.stack.probes import Probe, ProbeError
+from infra.stack.read_once import ReadOnce
 from infra.stack.state import ChildPhase, ChildState
 from services.kit.config import TERMINATION_LOG
 
@@ -163,6 +164,7 @@ class ChildRunner:
         self, program: Program, addresses: Addresses, marks: Mapping[str, str], report: ExitReportFile
     ) -> str:
         """Runs the program to its end; returns how it ended."""
+        files = ReadOnce(program.read_once)
         self._process = await processes.spawn(program, program.command, self.log, marks, [report.descriptor])
         self._set(pid=self._process.pid)
         ended = asyncio.create_task(self._process.wait())
@@ -171,7 +173,10 @@ class ChildRunner:
             if late is not None:
                 await processes.stop(self._process, self.spec.stop_grace_s)
                 return late
-            hung = await self._while_alive(ended, addresses)
+            hung = await self._while_alive(ended, addresses, files)
+            if hung is None and not ended.done():
+                await processes.stop(self._process, self.spec.stop_grace_s)
+                return f"was stopped, to read {files} again"
             if hung is not None:
                 logger.error("%s %s; killing it", self.spec.name, hung)
                 await processes.stop(self._process, self._timeouts.kill_grace_s)
@@ -200,8 +205,10 @@ class ChildRunner:
             await asyncio.wait((ended,), timeout=self._timeouts.probe_s)
         return None
 
-    async def _while_alive(self, ended: asyncio.Task[int], addresses: Addresses) -> str | None:
-        """Probes a child that is ready until it has ended; returns why it must be killed, if so.
+    async def _while_alive(self, ended: asyncio.Task[int], addresses: Addresses, files: ReadOnce) -> str | None:
+        """Probes a child that is ready until it has ended or its files have changed.
+
+        Returns why it must be killed, if so.
 
         Every probe during `liveness_s` must fail, and a minimum number of them: while a machine is suspended, time
         passes without probes.
@@ -210,7 +217,7 @@ class ChildRunner:
         since, failures = 0.0, 0
         while True:
             await asyncio.wait((ended,), timeout=self._timeouts.watch_s)
-            if ended.done():
+            if ended.done() or files.changed():
                 return None
             began = time.monotonic()
             answer = await self._answer(probe, addresses)

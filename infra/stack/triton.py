@@ -248,4 +248,5 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
         environment=environment(library, place_python(repository.with_name("python"))),
         folder=repository.parent,
         leftovers=(Path("/dev/shm"), f"{prefix}*"),  # noqa: S108 - where POSIX shared memory lies
+        read_once=tuple(certificates.shown(layout.state.peer_keys)) if os.environ.get(HOST) else (),
     )

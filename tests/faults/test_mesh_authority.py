@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
+import socket
 import ssl
 import stat
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +23,19 @@ from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from infra.stack.addresses import Addresses
-from infra.stack.certificates import AUTHORITY, CERTIFICATE, KEY, LIFE, LOCAL, Authority, place
+from infra.stack.certificates import AUTHORITY, CERTIFICATE, KEY, LIFE, LOCAL, Authority, place, this_machine
+from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
-from infra.stack.layout import Layout
+from infra.stack.layout import Layout, python_path
+from infra.stack.lifecycle import Timeouts
+from infra.stack.probes import ProbeError
+from infra.stack.state import StackPhase, StackState, read_state
+from infra.stack.supervisor import Supervisor
 from infra.stack.topology import SERVICES, environment, specs
 from services.kit.grpc.client import open_channel
 from services.kit.tls import RELOAD_S
-from tests.faults.test_peer_tls import Peers
+from tests.faults.test_peer_tls import SERVICE, Peers
+from tests.service_process import free_port
 from tests.waiting import eventually, eventually_is
 
 Files = tuple[Path, Path, Path]
@@ -109,8 +119,11 @@ async def calling(port: int, files: Files) -> AsyncIterator[Caller]:
 async def shown(port: int, serial: Callable[[], int]) -> None:
     """Waits until the service shows the certificate with this serial number."""
 
-    async def read() -> int:
-        pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+    async def read() -> int | None:
+        try:
+            pem = await asyncio.to_thread(ssl.get_server_certificate, ("127.0.0.1", port))
+        except OSError:  # it may be starting
+            return None
         return x509.load_pem_x509_certificate(pem.encode()).serial_number
 
     await eventually_is(read, lambda found: found == serial(), "the certificate")
@@ -243,6 +256,56 @@ def test_the_authority_is_replaced_in_its_last_year_and_retired_at_its_end(tmp_p
     Authority(tmp_path, first.not_valid_after_utc + timedelta(days=1)).renew()
     assert Authority(tmp_path).authorities == [new]
     assert (renewed.folder / AUTHORITY).read_bytes().count(b"BEGIN") == 1
+
+
+async def test_a_running_mesh_renews_and_its_services_show_it_without_a_restart(tmp_path: Path) -> None:
+    """A supervisor that looks every moment instead of every hour, and a service that speaks TCP."""
+    layout = Layout.of(tmp_path / "home", tmp_path / "state")
+    keys = layout.state.peer_keys
+    files = files_of(place(keys))
+
+    def prepare(addresses: Addresses) -> Program:
+        variables = {
+            "PYTHONPATH": python_path(),
+            "TIDEMILL_BIND": f"127.0.0.1:{addresses.ports['probe']}",
+            "TIDEMILL_STATE": str(layout.state.root),
+            **{f"TIDEMILL_PEER_{what}": str(path) for what, path in zip(("CERT", "KEY", "CA"), files, strict=True)},
+        }
+        return Program((sys.executable, str(SERVICE), "serve"), {**os.environ, **variables}, layout.state.root)
+
+    def probe(addresses: Addresses) -> None:
+        try:
+            socket.create_connection(("127.0.0.1", addresses.ports["probe"]), 2).close()
+        except OSError as error:
+            raise ProbeError(str(error)) from error
+
+    def ready() -> StackState | None:
+        now = read_state(layout)
+        return now if now.phase is StackPhase.READY else None
+
+    supervisor = Supervisor(
+        layout,
+        [ChildSpec("probe", {"probe": free_port()}, prepare, probe)],
+        Timeouts(chores_s=0.2),
+        [partial(place, keys)],
+    )
+    running = asyncio.create_task(supervisor.run())
+    try:
+        before = await eventually(ready, "the mesh")
+        async with calling(before.ports["probe"], files) as caller:
+            await caller.more()
+            # As if it had been issued two months ago.
+            old = Authority(keys, datetime.now(UTC) - LIFE * 0.7).issue(LOCAL, this_machine())
+            await eventually(lambda: Authority(keys).issued[0].end > old.end, "the renewal")
+            await shown(before.ports["probe"], lambda: serial_of(files[0]))
+            await asyncio.sleep(RELOAD_S)  # the caller does not check its files more often
+            await caller.more()
+            assert not caller.failed
+        now = read_state(layout).children["probe"]
+        assert (now.pid, now.restarts) == (before.children["probe"].pid, 0)
+    finally:
+        supervisor.request_stop()
+        await running
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "A", "x" * 64, ".ssh"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,15 +14,18 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from infra.stack import certificates, triton
+from infra.stack import certificates, client, triton
 from infra.stack.certificates import Authority, PeerFiles
 from infra.stack.doctor.mesh import doors_open
-from infra.stack.state import StackState
+from infra.stack.layout import python_path
+from infra.stack.state import ChildState, StackState
 from infra.stack.testing import running_parts
 from services.inference.adapters.triton_control import TritonControl
 from services.kit.errors import UnavailableError
 from services.serving.adapters.triton_client import open_triton
 from tests.faults.strangers import open_folder
+from tests.faults.test_mesh_authority import serial_of, shown
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.real
 
@@ -82,8 +88,34 @@ async def test_a_server_of_another_mesh_is_not_believed(stack: StackState, own: 
     assert await live(open_triton(stack.triton_grpc, wrong)) is grpc.StatusCode.UNAVAILABLE
 
 
+def renew(stack: StackState) -> None:
+    """New certificates, as the mesh's user, which a command of root becomes."""
+    subprocess.run(
+        [sys.executable, "-m", "gateway.cli.main", "certs", "renew", "--all"],
+        env={**os.environ, "PYTHONPATH": python_path(), "TIDEMILL_STATE": str(stack.state)},
+        check=True,
+        timeout=120,
+    )
+
+
+async def test_renewed_certificates_are_used_without_a_restart_of_the_mesh(stack: StackState, own: PeerFiles) -> None:
+    """Triton itself is started again: it reads them only then."""
+    control = TritonControl(stack.triton_grpc, load_timeout_s=20, tls=own)
+    renew(stack)
+    await shown(int(stack.triton_grpc.rpartition(":")[2]), lambda: serial_of(own.certificate))
+    assert await live(open_triton(stack.triton_grpc, own)) is grpc.StatusCode.OK
+    assert control.ready_versions() == {}
+    control.close()
+
+    def again() -> ChildState | None:
+        child = client.status(stack.state, stack.home).children["triton"]
+        return child if child.healthy else None
+
+    assert (await eventually(again, "the supervisor's probe")).restarts == 1
+
+
 def test_doctor_counts_such_a_port_as_closed(stack: StackState) -> None:
-    pid = stack.children["triton"].pid
+    pid = client.status(stack.state, stack.home).children["triton"].pid
     assert pid is not None
     command = psutil.Process(pid).cmdline()
     assert doors_open(command) == []

@@ -132,6 +132,23 @@ async def test_what_fails_for_a_while_is_tried_until_it_works(tmp_path: Path) ->
         await until(tmp_path, lambda now: now.children["base"].phase is ChildPhase.READY)
 
 
+async def test_a_child_is_started_again_once_the_files_that_it_reads_at_its_start_have_changed(tmp_path: Path) -> None:
+    certificate, spec = tmp_path / "certificate.pem", child(tmp_path, "base")
+    certificate.write_text("first")
+
+    def prepare(addresses: Addresses) -> Program:
+        return dataclasses.replace(spec.prepare(addresses), read_once=(certificate,))
+
+    specs = [dataclasses.replace(spec, prepare=prepare), child(tmp_path, "other")]
+    async with supervised(tmp_path, specs) as before:
+        certificate.write_text("second")
+        after = await until(tmp_path, lambda now: ready(now) and now.children["base"].restarts == 1)
+        assert after.children["base"].last_error == f"was stopped, to read {certificate} again"
+        assert after.children["other"].pid == before.children["other"].pid
+        await until(tmp_path, lambda now: now.children["base"].phase is ChildPhase.READY)
+        assert sorted(notes_of(tmp_path)) == ["start base", "start base", "start other", "stop base"]
+
+
 async def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path: Path) -> None:
     async with supervised(tmp_path, [child(tmp_path, "stubborn", STUBBORN)]) as stack:
         pid = stack.children["stubborn"].pid
