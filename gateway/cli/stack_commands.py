@@ -127,7 +127,7 @@ def status(as_json: JsonOption = False) -> None:
     disk = disk_space(state_dir(), disk_reserve())
     lost = noted_losses(state_dir())
     letters = _open_letters(stack)
-    well = bool(stack.children) and all(child.healthy for child in stack.children.values()) and not disk.low
+    well = bool(stack.children) and all(child.healthy for child in stack.children.values()) and not disk.reason
     if as_json:
         print_json(
             {
@@ -140,7 +140,9 @@ def status(as_json: JsonOption = False) -> None:
                     "free_bytes": disk.free,
                     "total_bytes": disk.total,
                     "reserve_bytes": disk.reserve,
-                    "state": "low" if disk.low else "scarce" if disk.scarce else "ok",
+                    "state": {"DISK_FULL": "full", "DISK_LOW": "low"}.get(
+                        disk.reason, "scarce" if disk.scarce else "ok"
+                    ),
                 },
                 "lost_messages": [
                     {"topic": each.topic, "group": each.group, "messages": each.messages, "remedy": each.remedy}

@@ -38,6 +38,7 @@ from services.kit.bus.losses import FILE_NAME, note_loss
 from services.kit.bus.port import LostMessages
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.config import home_dir
+from services.kit.errors import database_damaged
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.disk import DiskSpace
 from services.kit.storage.signing import SigningKey
@@ -394,6 +395,38 @@ def test_the_command_ends_with_1_where_there_is_a_fault_and_with_0_after_its_rep
     mended = run(create_cli(), ["doctor", "--repair"])
     assert mended.exit_code == 0
     assert "repaired" in mended.stdout
+
+
+def test_the_status_names_part_and_cause_of_a_fault_and_the_command_that_says_what_to_do(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a bus that is unavailable, a full disk, and a damaged database; a damaged snapshot concerns no part."""
+    monkeypatch.setenv("TIDEMILL_STATE", str(layout.state.root))
+    monkeypatch.setenv("TIDEMILL_HOME", str(layout.home.root))
+    monkeypatch.setenv("COLUMNS", "400")
+    ended = f"ended: {database_damaged(str(layout.state.databases / 'training.sqlite'), 'malformed').message}"
+    note(
+        layout,
+        StackPhase.READY,
+        alive=True,
+        kafka=ChildState(ChildPhase.READY, pid=os.getpid(), log="/x/kafka.log"),
+        training=ChildState(ChildPhase.RESTARTING, restarts=1, last_error=ended, log="/x/training.log"),
+    )
+    full = dataclasses.replace(_SCARCE, free=0, reserve=0)
+    monkeypatch.setattr("gateway.cli.stack_commands.disk_space", lambda *_: full)
+    shown = CliRunner().invoke(create_cli(), ["status"])
+    assert shown.exit_code == 1
+    kafka, training = (
+        next(line for line in shown.stdout.splitlines() if name in line) for name in ("kafka", "training")
+    )
+    assert "unhealthy" in kafka
+    assert "port 1" in kafka
+    for word in ("training.sqlite is damaged (malformed)", "restore the file from a backup"):
+        assert word in training
+    assert "The disk is full, nothing can be written" in shown.stdout
+    assert "`tidemill doctor` says what is wrong and what to do" in shown.stdout
+    machine = json.loads(CliRunner().invoke(create_cli(), ["status", "--json"]).stdout)
+    assert machine["disk"]["state"] == "full"
 
 
 _SCARCE = DiskSpace(Path("/state"), 100 << 30, 3 << 30, 2 << 30)

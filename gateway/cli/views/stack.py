@@ -134,6 +134,8 @@ def _note(child: ChildState) -> str:
 
 def disk_words(disk: DiskSpace) -> Text | None:
     """A warning about the disk; None while there is enough space."""
+    if disk.reason == "DISK_FULL":
+        return Text(f"The disk is full, nothing can be written: {disk}. Free some space.", "red")
     if disk.low:
         return Text(f"The disk is nearly full, new records are refused: {disk}.", "red")
     return Text(f"The disk will be full soon: {disk}.", "yellow") if disk.scarce else None
