@@ -11,6 +11,7 @@ from infra.stack.addresses import Addresses
 from infra.stack.child import ChildSpec, Program
 from infra.stack.java import java_environment, java_home
 from infra.stack.layout import Layout
+from infra.stack.private import empty_folder
 from infra.stack.probes import ProbeError, kafka_broker
 
 # Identity of a mesh's cluster: any fixed 16 bytes in base64url; the port and the folder distinguish meshes.
@@ -108,7 +109,12 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
     logging.write_text(_LOGGING)
 
     java = str(java_home() / "bin" / "java")
-    common = (f"-Dlog4j2.configurationFile={logging}", "-cp", str(layout.home.require(layout.home.kafka_libs) / "*"))
+    temporary = empty_folder(folder / "tmp")
+    common = (
+        f"-Dlog4j2.configurationFile={logging}",
+        f"-Djava.io.tmpdir={temporary}",
+        *("-cp", str(layout.home.require(layout.home.kafka_libs) / "*")),
+    )
     broker = (*_BROKER_JVM, *common, "kafka.Kafka", str(properties))
     formatted = (folder / "data" / "meta.properties").is_file()
     if not formatted:

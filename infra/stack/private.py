@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -30,6 +31,13 @@ def place_secret(file: Path) -> str:
         finally:
             draft.unlink()
     return file.read_text(encoding="utf-8").strip()
+
+
+def empty_folder(folder: Path) -> Path:
+    """Creates a folder of mode 0700 for temporary files; removes what an earlier process has left there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
 
 
 def own_folder(folder: Path) -> Path:

@@ -28,6 +28,7 @@ from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Home, Layout, import_roots
 from infra.stack.libpython import find_libpython, library_name
+from infra.stack.private import empty_folder
 from infra.stack.probes import grpc_health, triton_alive
 from infra.stack.triton_stub import for_numpy_2
 
@@ -179,18 +180,20 @@ def place_python(folder: Path) -> Path:
     return programs
 
 
-def environment(library: Path, programs: Path) -> dict[str, str]:
+def environment(library: Path, programs: Path, temporary: Path) -> dict[str, str]:
     """The server's environment: lets its stub find this Python and its libraries.
 
     Args:
         library: the shared library of this Python.
         programs: the folder that `place_python` returned.
+        temporary: folder for temporary files.
     """
     # The stub looks for the wheel's libraries relative to its place in the wheel.
     bundled = "" if named_server() is not None else str(server_folder().parents[1] / "nvidia_pytriton.libs")
     libraries = (str(library.parent), bundled, os.environ.get("LD_LIBRARY_PATH"))
     return {
         **os.environ,
+        "TMPDIR": str(temporary),
         "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
         # The server starts its stub through bash.
         "PATH": os.pathsep.join(filter(None, (str(programs), os.environ.get("PATH"), os.defpath))),
@@ -245,7 +248,9 @@ def _prepare(layout: Layout, addresses: Addresses) -> Program:
     )
     return Program(
         command=command,
-        environment=environment(library, place_python(repository.with_name("python"))),
+        environment=environment(
+            library, place_python(repository.with_name("python")), empty_folder(repository.with_name("tmp"))
+        ),
         folder=repository.parent,
         leftovers=(Path("/dev/shm"), f"{prefix}*"),  # noqa: S108 - where POSIX shared memory lies
         read_once=tuple(certificates.shown(layout.state.peer_keys)) if os.environ.get(HOST) else (),

@@ -31,7 +31,10 @@ def test_a_named_server_is_used_as_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     assert triton.server_folder() == server
     assert triton.server_version() == "2.73.0"
     assert triton.place_backends(layout.home) == server / "backends"
-    assert "pytriton" not in triton.environment(Path("/lib/libpython.so"), Path("/programs"))["LD_LIBRARY_PATH"]
+    assert (
+        "pytriton"
+        not in triton.environment(Path("/lib/libpython.so"), Path("/programs"), Path("/state/tmp"))["LD_LIBRARY_PATH"]
+    )
     assert not layout.home.triton.exists()
 
 
