@@ -12,6 +12,7 @@ import logging
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from infra.stack.child import ChildSpec, PrivateNetwork, Program
 from infra.stack.java import java_environment, java_home
 from infra.stack.layout import Layout, State, python_path
 from infra.stack.private import place_secret
-from infra.stack.probes import http_ok
+from infra.stack.probes import every, http_ok
 from infra.stack.process import can_isolate
 from infra.stack.state import OPEN_ELASTICSEARCH
 
@@ -75,7 +76,10 @@ def child(layout: Layout) -> ChildSpec:
         # Without a network of its own, the node's second port is a port of the machine.
         ports={"elasticsearch": 9200} | ({} if can_isolate() else {OPEN_ELASTICSEARCH: _TRANSPORT_PORT}),
         prepare=partial(_prepare, layout),
-        probe=http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s", secret),
+        probe=every(
+            http_ok("elasticsearch", "/_cluster/health?wait_for_status=yellow&timeout=1s", secret),
+            partial(_close_key_store, layout.state),
+        ),
         # A red index is not a reason to kill the node.
         alive=http_ok("elasticsearch", "/_cluster/health?local=true", secret),
     )
@@ -85,6 +89,12 @@ def credentials(state: State) -> str | None:
     """`name:password` of the node's callers; None before its first start."""
     file = state.elasticsearch_password
     return f"{CALLER}:{file.read_text(encoding='utf-8').strip()}" if file.is_file() else None
+
+
+def _close_key_store(state: State, _: Addresses) -> None:
+    """The node lets its group write to the key store that it makes, whatever its umask is."""
+    with suppress(FileNotFoundError):
+        (state.elasticsearch / "config" / "elasticsearch.keystore").chmod(0o600)
 
 
 def _network(state: State, port: int) -> PrivateNetwork | None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fnmatch
 import json
+import re
+import stat
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,11 +19,13 @@ import tritonclient.http as triton_http
 from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
+from infra.stack.topology import PARTS, SERVICES
 from services.kit.network_rules import NetworkRules
 from services.pipeline.adapters.judge_calls import JudgeCalls
 from services.pipeline.domain.capture import CapturedAnswer
 from services.pipeline.domain.judge import JudgeSpec, LanguageModelJudge, NoVerdictError
 from tests.e2e.conftest import Mesh
+from tests.trees import entries_below
 from tests.waiting import wait_until
 
 MODEL = "headlines-small"
@@ -165,3 +171,46 @@ def test_logs_are_found_by_level_and_service(mesh: Mesh, cycle: dict[str, Any]) 
 
     assert "training" in wait_until(lines)
     assert mesh.tidemill("logs", "level:info service:no-such-service").stdout.strip() in ("", "No log line matches.")
+
+
+def test_nothing_that_the_parts_wrote_is_open_to_other_users(
+    mesh: Mesh, cycle: dict[str, Any], client: openai.OpenAI
+) -> None:
+    """Files, folders and sockets of every part, by their own modes: umask 077 holds in whatever a part starts."""
+    body = {"model": MODEL, "messages": [{"role": "user", "content": ARTICLE}], "max_tokens": 4}
+    line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = client.files.create(file=("lines.jsonl", json.dumps(line).encode()), purpose="batch")
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    wait_until(lambda: client.batches.retrieve(made.id).status == "completed", "the batch")
+
+    state = mesh.stack.state
+    found = {str(path.relative_to(state)): entry.st_mode for path, entry in entries_below(state)}
+    for part in (
+        "stack.json",
+        "db/gateway.sqlite",
+        "mlflow.db",
+        "kafka/data/*",
+        "elasticsearch/data/*",
+        "elasticsearch/config/elasticsearch.keystore",
+        "artifacts/datasets/*/*/train.parquet",
+        "artifacts/runs/*/report.json",
+        f"triton/models/{MODEL}*/1/build/*",
+        "triton/models/*/1/model.py",
+        "gateway/batches/*",
+        "logs/triton.log",
+        *(f"tmp/{each.name}-*" for each in SERVICES),
+        *(f"{each}/tmp" for each in PARTS),
+    ):
+        assert fnmatch.filter(found, part), f"nothing at {part}"
+    (sockets,) = {path.parent for path in mesh.stack.sockets.values()}  # elsewhere if the state's path is too long
+    found |= {str(path): entry.st_mode for path, entry in entries_below(sockets)}
+    assert {"triton", *(each.name for each in SERVICES)} <= {
+        re.split("[-:]", Path(path).name)[0] for path, mode in found.items() if stat.S_ISSOCK(mode)
+    }
+    # What is in `artifacts/load` was put there by the tests themselves.
+    opened = {
+        path: f"{mode:o}"
+        for path, mode in found.items()
+        if mode & 0o077 and not stat.S_ISLNK(mode) and not path.startswith("artifacts/load")
+    }
+    assert opened == {}

@@ -260,8 +260,8 @@ def _copy_tree(source: Path, target: Path) -> None:
             copy = target / path.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, copy)
-            # Served files are never written to.
-            copy.chmod(0o444)
+            # Served files are never written to, and read by whom the process's umask allows.
+            copy.chmod(copy.stat().st_mode & 0o444)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -212,6 +213,15 @@ def test_a_version_is_a_folder_of_its_own_with_code_and_a_copy_of_its_weights(ha
     assert "tidemill_model.classification" in (folder / "model.py").read_text()
     assert (folder / "tidemill_model" / "classification.py").is_file()
     assert not list((harness.folder / "staging").iterdir())
+
+
+def test_copies_of_builds_are_closed_as_the_umask_says(harness: Harness) -> None:
+    """In a mesh it is 077; tests/conftest.py undoes it."""
+    os.umask(0o077)
+    harness.publishing().publish("m", harness.build("one"))
+    copies = [path for path in (harness.root / "m.1" / "1" / "build").rglob("*") if path.is_file()]
+    assert copies
+    assert {path.stat().st_mode & 0o777 for path in copies} == {0o400}
 
 
 def test_numbers_grow_and_the_one_before_is_retired(harness: Harness) -> None:
