@@ -11,6 +11,7 @@ import grpc
 from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as dead_letter_stubs
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
 
+from services.ingest.adapters.crawl.page_store import SqlPageStore
 from services.ingest.adapters.dead_letter_log import KafkaDeadLetterLog
 from services.ingest.adapters.ledger import TemporaryLedger
 from services.ingest.adapters.mark_store import SqlMarkStore
@@ -63,7 +64,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     store = SqlImportStore(engine)
     sink = BusRecordSink(publisher, clock, disk, after=await asyncio.to_thread(store.latest_change))
     look_ups = ThreadPoolExecutor(16, thread_name_prefix="look-up")
-    sources = _sources(settings, look_ups)
+    sources = _sources(settings, look_ups, SqlPageStore(engine))
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     imports = Imports(store, sources, clock)
     runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
@@ -106,7 +107,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     )
 
 
-def _sources(settings: IngestSettings, look_ups: Executor) -> AllSources:
+def _sources(settings: IngestSettings, look_ups: Executor, pages: SqlPageStore) -> AllSources:
     added = Path(settings.source_roots_file) if settings.source_roots_file else None
     limits = ReadLimits(
         settings.source_connect_s, settings.source_silence_s, settings.source_file_bytes, settings.source_import_bytes
@@ -121,6 +122,7 @@ def _sources(settings: IngestSettings, look_ups: Executor) -> AllSources:
         ),
         NetworkRules(split_list(settings.source_hosts)),
         look_ups,
+        pages,
         limits=limits,
         s3_endpoint=s3_endpoint(settings.source_s3_endpoint),
         secrets=SourceSecrets(Path(settings.source_secrets_file) if settings.source_secrets_file else None),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from services.ingest.adapters.source_files.http import HttpFile
+from services.ingest.adapters.patient_http import PatientHttp
 from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.secrets import Secret, SourceSecrets
@@ -24,24 +20,12 @@ from services.ingest.engine.file_format import BadContentError, ReadFile
 from services.ingest.engine.formats.rest_api import RestApi
 from services.kit.network_wall import NetworkWall
 
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ATTEMPTS = 6
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-# A server that asks for more is unavailable for longer than an import should wait.
-_LONGEST_ASKED_S = 300.0
 _PAGE_BYTES = 64 * 1024 * 1024
 _MAX_PAGES = 100_000
 
 
-class _BusyError(OSError):
-    """The server does not answer now; `after_s` is when it asked to come again, 0 if it did not say."""
-
-    def __init__(self, message: str, after_s: float = 0.0) -> None:
-        super().__init__(message)
-        self.after_s = after_s
-
-
-class RestPages(HttpFile):
+class RestPages(PatientHttp):
     """The pages of one API, for one thread."""
 
     def __init__(
@@ -57,7 +41,6 @@ class RestPages(HttpFile):
         super().__init__(spec, roots, wall, limits, interrupt)
         self._kind = kind
         self._secret: Secret | None = secrets.named(kind.secret) if kind.secret else None
-        self._pause = wait_random_exponential(multiplier=_FIRST_PAUSE_S, max=_LONGEST_PAUSE_S)
 
     def check(self) -> None:
         """Checks the address without a request.
@@ -111,23 +94,7 @@ class RestPages(HttpFile):
 
     def _page(self, url: str) -> tuple[bytes, str]:
         """The content of a page, and where its `Link` header leads; retried while the server is busy."""
-        retrying = Retrying(
-            retry=retry_if_exception_type((_BusyError, aiohttp.ClientConnectionError)),
-            stop=stop_after_attempt(_ATTEMPTS),
-            wait=self._wait,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return retrying(lambda: self._run(self._fetch(url)))
-
-    def _wait(self, state: RetryCallState) -> float:
-        error = state.outcome.exception() if state.outcome else None
-        asked = error.after_s if isinstance(error, _BusyError) else 0.0
-        return max(asked, self._pause(state))
-
-    def _sleep(self, seconds: float) -> None:
-        # Ends early if the import is cancelled.
-        self._waiting.run(asyncio.sleep(seconds), seconds + 5, shown(self._url))
+        return self._patiently(lambda: self._run(self._fetch(url)), _ATTEMPTS)
 
     async def _fetch(self, url: str) -> tuple[bytes, str]:
         async with self._response(url) as response:
@@ -148,11 +115,7 @@ class RestPages(HttpFile):
 
     def _check_answer(self, response: aiohttp.ClientResponse) -> None:
         where = shown(str(response.url))
-        if response.status in _PASSING:
-            after = _after(response.headers.get("Retry-After", ""))
-            if after > _LONGEST_ASKED_S:
-                raise OSError(f"{where} answers {response.status} and asks to come again in {after:.0f} s")
-            raise _BusyError(f"{where} answers {response.status}", after)
+        self._check_busy(response)
         if response.status in (401, 403):
             named = f"the secret {self._kind.secret!r}" if self._secret else "no secret"
             sent = named if self._headers(str(response.url)).keys() - {"Accept"} else "no secret"
@@ -160,15 +123,3 @@ class RestPages(HttpFile):
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
             raise OSError(f"{where} compresses the page, though it was requested uncompressed")
         super()._check_answer(response)
-
-
-def _after(text: str) -> float:
-    """Seconds of a `Retry-After` header, which has a number or a date; 0 for anything else."""
-    if text.isascii() and text.isdigit():
-        return float(text[:9])
-    try:
-        moment = parsedate_to_datetime(text)
-    except (TypeError, ValueError):
-        return 0.0
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import PurePosixPath
 
+from services.ingest.adapters.crawl.page_store import SqlPageStore
+from services.ingest.adapters.crawl.web_crawl import WebCrawl
 from services.ingest.adapters.log_tail import LogTail
 from services.ingest.adapters.rest_pages import RestPages
 from services.ingest.adapters.source_files.http import HttpFile
@@ -39,6 +41,7 @@ from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.engine.file_format import AnyFormat, BadContentError, FileFormat, FolderFormat, ReadFile
 from services.ingest.engine.formats.log_files import LogFiles
 from services.ingest.engine.formats.rest_api import RestApi
+from services.ingest.engine.formats.web_pages import WebPages
 from services.kit.errors import FailedPreconditionError, TidemillError
 from services.kit.network_rules import NetworkRules
 from services.kit.network_wall import LookUp, NetworkWall, system_look_up
@@ -61,6 +64,7 @@ class FileSources:
         roots: SourceRoots,
         rules: NetworkRules,
         look_ups: Executor,
+        pages: SqlPageStore,
         *,
         limits: ReadLimits | None = None,
         s3_endpoint: str = "",
@@ -74,6 +78,7 @@ class FileSources:
             roots: below which folders and URLs sources may be.
             rules: which hosts and addresses they may be fetched from.
             look_ups: threads for resolving host names.
+            pages: keeps crawls.
             limits: limits of a source; defaults when None.
             s3_endpoint: URL of the S3 store; Amazon's if empty.
             look_up: resolves host and port to addresses.
@@ -83,6 +88,7 @@ class FileSources:
         self._roots = roots
         self._rules = rules
         self._look_ups = look_ups
+        self._pages = pages
         self._limits = limits or ReadLimits()
         self._s3_endpoint = s3_endpoint
         self._look_up = look_up
@@ -92,7 +98,7 @@ class FileSources:
         """See the port."""
         kind = _format(spec)
         with _reading(spec), self._place(spec, interrupt) as place:
-            if isinstance(place, RestPages):
+            if isinstance(place, RestPages | WebCrawl):
                 place.check()
                 # Only reading all pages would show whether they changed.
                 return Survey([], 0, "")
@@ -113,10 +119,10 @@ class FileSources:
             if isinstance(spec.kind, LogFiles):
                 tail = LogTail(spec, spec.kind, place, self._limits, position or Position())
                 pieces = tail.pieces([file.path for file in survey.files])
-            elif isinstance(place, RestPages):
+            elif isinstance(place, RestPages | WebCrawl):
                 pieces = place.pieces(position or Position())
             else:
-                pieces = self._pieces(spec, place, survey.files)
+                pieces = self._in_files(spec, place, survey.files)
             for piece in pieces:
                 noted += isinstance(piece, RawRecord) and NOTES_ATTRIBUTE in piece.attributes
                 yield piece
@@ -128,7 +134,9 @@ class FileSources:
                 NOTES_ATTRIBUTE,
             )
 
-    def _pieces(self, spec: SourceSpec, place: FilePlace, files: Sequence[SourceFile]) -> Iterator[RawRecord | Refusal]:
+    def _in_files(
+        self, spec: SourceSpec, place: FilePlace, files: Sequence[SourceFile]
+    ) -> Iterator[RawRecord | Refusal]:
         """Records and refusals of all files, whatever their format."""
         kind, budget = _format(spec), _Budget(self._limits.import_bytes)
         for path, content in self._contents(kind, place, files):
@@ -182,6 +190,9 @@ class FileSources:
         elif isinstance(spec.kind, RestApi):
             wall = NetworkWall(self._rules, self._look_up, self._look_ups)
             place = RestPages(spec, spec.kind, self._roots, wall, self._limits, interrupt, self._secrets)
+        elif isinstance(spec.kind, WebPages):
+            wall = NetworkWall(self._rules, self._look_up, self._look_ups)
+            place = WebCrawl(spec, spec.kind, self._roots, wall, self._limits, interrupt, self._pages)
         elif uri.is_http:
             wall = NetworkWall(self._rules, self._look_up, self._look_ups)
             place = HttpFile(spec, self._roots, wall, self._limits, interrupt)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, MetaData, String, Table
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table
 
-from services.kit.storage.columns import JsonText, UtcMicros
+from services.kit.storage.columns import FreeText, JsonText, UtcMicros
 from services.kit.storage.requests import request_table
 
 metadata = MetaData()
@@ -82,3 +82,27 @@ source_positions = Table(
     Column("origin", String(64), primary_key=True),
     Column("position", JsonText, nullable=False),
 )
+
+# What crawls know of each address: the crawl that listed it last and the one that is done with it, so that one
+# continues where its process died, and what the last answer was, so that the next crawl need not be sent it again.
+crawled_pages = Table(
+    "crawled_pages",
+    metadata,
+    Column("origin", String(64), primary_key=True),
+    # Of the address, which is too long for an index.
+    Column("address_digest", String(64), primary_key=True),
+    Column("address", FreeText, nullable=False),
+    Column("listed_by", String(80), nullable=False),
+    Column("done_by", String(80), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("depth", Integer, nullable=False),
+    Column("hops", Integer, nullable=False),
+    Column("is_sitemap", Boolean, nullable=False),
+    Column("etag", String(1024), nullable=False),
+    Column("last_modified", String(128), nullable=False),
+    # Compressed JSON; empty where there is none.
+    Column("content", LargeBinary, nullable=False),
+    # JSON of a refusal by the crawl that is done with it.
+    Column("refusal", JsonText),
+)
+Index("ix_crawled_pages_listed", crawled_pages.c.origin, crawled_pages.c.listed_by, crawled_pages.c.number)

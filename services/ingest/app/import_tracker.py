@@ -23,12 +23,14 @@ class ImportTracker:
         self.state = running
         self.first_refusal: Refusal | None = None
         self.capped = False
+        self.cut = ""
         self._clock = clock
         self._marks: deque[tuple[float, int]] = deque()
         self._saved = clock.monotonic()
         self._done = 0
         self._total = 0
         self._withdrawn = 0
+        self._unidentified = 0
 
     def begin(self, total: int) -> None:
         """Starts from zero, whatever an earlier process has counted."""
@@ -40,6 +42,7 @@ class ImportTracker:
     def add(self, pieces: int, record_count: int, refused: list[Refusal]) -> None:
         """Counts a batch."""
         self._done += pieces
+        self._unidentified += sum(not refusal.identified for refusal in refused)
         if refused and self.first_refusal is None:
             self.first_refusal = refused[0]
         now = self._clock.monotonic()
@@ -79,7 +82,7 @@ class ImportTracker:
             return "incremental"
         if self.capped:
             return "max_records"
-        return "refused" if self.state.rejected_count else "" if unchanged else "changed"
+        return self.cut or ("refused" if self._unidentified else "" if unchanged else "changed")
 
     def withdrew(self, count: int, total: int) -> None:
         """Adds `count` withdrawn records, of `total` to withdraw."""

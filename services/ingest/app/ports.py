@@ -207,11 +207,15 @@ class Survey:
 
 @dataclass(slots=True)
 class Position:
-    """How far an incremental source was read: where to begin, and where the pieces that were taken so far end."""
+    """How far a source was read: where to begin, and where the pieces that were taken so far end."""
 
     begin: Mapping[str, Any] = field(default_factory=dict)
     """JSON of the source's own; empty for the beginning."""
     reached: Callable[[], Mapping[str, Any]] = dict
+    import_name: str = ""
+    """Which import reads it; a process that continues an import finds what that import has kept."""
+    cut: str = ""
+    """Why the end of the source was not reached though reading ended, such as `max_pages`; empty if it was."""
 
 
 class Sources(Protocol):

@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 # A batch ends at whichever limit comes first, so that neither the wait for the bus nor memory grows with the records.
 _BATCH_PIECES = 2000
 _BATCH_CHARACTERS = 8 * 1024 * 1024
+# So that what a slow source brings is published, and its progress shown, while it is read.
+_BATCH_S = 1.0
 _WITHDRAWN_AT_ONCE = 2000
 
 
@@ -110,12 +112,13 @@ class ImportRunner:
         tracker.begin(survey.pieces)
         incremental = spec.kind.incremental
         begin = self._with_retries(partial(self._imports.position, pull.origin), tracker, pull) if incremental else {}
-        position = Position(begin)
+        position = Position(begin, import_name=pull.import_name)
         ledger = self._ledgers()
         try:
             pieces = self._sources.read(spec, survey, interrupt, position)
             while self._publish(tracker, pull, ledger, pieces):
                 self._save(tracker, pull)
+            tracker.cut = position.cut
             # Of a log, no new line is right; and new lines that are all refused must not be read for ever.
             if ledger.count == 0 and not incremental and (tracker.first_refusal is not None or not spec.may_be_empty):
                 raise nothing_accepted(tracker)
@@ -168,7 +171,8 @@ class ImportRunner:
         fresh: list[Accepted] = []
         refused: list[Refusal] = []
         more, taken, size = True, 0, 0
-        while more and taken < _BATCH_PIECES and size < _BATCH_CHARACTERS:
+        until = self._clock.monotonic() + _BATCH_S
+        while more and taken < _BATCH_PIECES and size < _BATCH_CHARACTERS and self._clock.monotonic() < until:
             piece = next(pieces, None)
             if piece is None:
                 more = False

@@ -68,6 +68,8 @@ class Refusal:
     reason: str
     message: str
     content: bytes
+    identified: bool = False
+    """Whether it is known which record this would have been: then what is gone from the source is known, too."""
 
 
 # Names repeat from line to line: few are looked at more than once.

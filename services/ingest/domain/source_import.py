@@ -136,7 +136,7 @@ class Import:
 
     `source_digest` identifies the content that it pulled; it is empty if the content is not known for sure, and then
     the import is never reused for a later request. `not_synchronized` says why nothing was withdrawn
-    (`max_records`, `refused`, `changed`, `incremental`): the source was not read completely.
+    (`max_records`, `max_pages`, `refused`, `changed`, `incremental`): the source was not read completely.
     """
 
     name: str

@@ -28,7 +28,10 @@ def test_a_format_has_the_fields_of_its_message_and_survives_contract_and_storag
     made = make_format(name, {"uri": "/data"})
     assert made.field == name
     assert {each.name for each in fields(made)} == set(options)
-    values: Any = {key: ["a", "b"] if each.is_repeated else "x" for key, each in options.items()}
+    samples = {field.CPPTYPE_INT32: 7, field.CPPTYPE_DOUBLE: 0.5, field.CPPTYPE_BOOL: True}
+    values: Any = {
+        key: ["a", "b"] if each.is_repeated else samples.get(each.cpp_type, "x") for key, each in options.items()
+    }
     message = SpecMessage(source="s", max_records=3, **{name: values})
     spec = spec_from(message)
     assert spec_to(spec) == message

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.ingest.adapters import rest_pages
+from services.ingest.adapters import patient_http
 from services.ingest.adapters.source_files.secrets import Secret, SourceSecrets
 from services.ingest.app.interrupt import Interrupt, InterruptedReadError
 from services.ingest.app.ports import Position
@@ -63,7 +63,7 @@ class Api:
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setattr(rest_pages, "_FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(patient_http, "_FIRST_PAUSE_S", 0.001)
     made = Api()
     yield made
     made.close()

@@ -29,8 +29,8 @@ from services.kit.network_wall import NetworkWall
 T = TypeVar("T")
 
 _GZIP = ("gzip", "x-gzip")
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAXREDIRECTS = 5
 # At least this much must arrive within the timeout, so that a server that sends a byte a minute counts as silent.
 _MIN_BYTES = 64 * 1024
 
@@ -78,14 +78,14 @@ class HttpFile:
                 raise BadContentError("SOURCE_CHANGED", "the file changed while it was imported; import it again")
             chunks = self._chunks(response)
             # A compressed file whose server declares the compression as transfer encoding is used as it is.
-            if _encoding(response) in _GZIP and not self.below(path).endswith(".gz"):
+            if encoding_of(response) in _GZIP and not self.below(path).endswith(".gz"):
                 chunks = unpacked(chunks, ".gz", self._limits)
             yield chunks
         finally:
             self._waiting.finish(answer.__aexit__(None, None, None))
 
     def _chunks(self, response: aiohttp.ClientResponse) -> Iterator[bytes]:
-        while chunk := self._run(_fill(response)):
+        while chunk := self._run(fill(response)):
             yield chunk
 
     async def _look(self) -> FoundFile:
@@ -111,10 +111,10 @@ class HttpFile:
     @asynccontextmanager
     async def _response(self, url: str) -> AsyncIterator[aiohttp.ClientResponse]:
         async with self._session() as session:
-            for _ in range(_MAX_REDIRECTS + 1):
+            for _ in range(_MAXREDIRECTS + 1):
                 self._check(url)
                 async with session.get(url, allow_redirects=False, headers=self._headers(url)) as response:
-                    if response.status not in _REDIRECTS:
+                    if response.status not in REDIRECTS:
                         self._check_answer(response)
                         yield response
                         return
@@ -122,7 +122,7 @@ class HttpFile:
                 if url.startswith("https:") and not target.startswith("https:"):
                     raise forbidden(self._spec, f"{shown(url)} redirects from https to another protocol.")
                 url = target
-        raise OSError(f"{shown(self._url)} redirects more than {_MAX_REDIRECTS} times")
+        raise OSError(f"{shown(self._url)} redirects more than {_MAXREDIRECTS} times")
 
     def _headers(self, url: str) -> Mapping[str, str]:
         """Headers of a request beside those of every one."""
@@ -146,7 +146,7 @@ class HttpFile:
             raise wrong(self._spec, f"{shown(str(response.url))} does not exist; correct the URL.")
         if response.status != 200:
             raise OSError(f"{shown(str(response.url))} answers {response.status}")
-        if _encoding(response) not in ("identity", *_GZIP):
+        if encoding_of(response) not in ("identity", *_GZIP):
             raise OSError(f"{shown(str(response.url))} compresses the file, though it was requested uncompressed")
 
     @asynccontextmanager
@@ -169,7 +169,8 @@ class HttpFile:
             yield session
 
 
-async def _fill(response: aiohttp.ClientResponse) -> bytes:
+async def fill(response: aiohttp.ClientResponse) -> bytes:
+    """The next piece of a body, large enough that it arrives within the timeout of silence; empty at the end."""
     parts, size = [], 0
     while size < _MIN_BYTES and (part := await response.content.read(CHUNK_BYTES)):
         parts.append(part)
@@ -177,7 +178,8 @@ async def _fill(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(parts)
 
 
-def _encoding(response: aiohttp.ClientResponse) -> str:
+def encoding_of(response: aiohttp.ClientResponse) -> str:
+    """How a body is compressed for its way; `identity` if it is not."""
     return response.headers.get("Content-Encoding", "").strip().lower() or "identity"
 
 

@@ -6,7 +6,6 @@ else HTML, which `strip_html` of a recipe turns into text; attachments are named
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from email.utils import parsedate_to_datetime
 
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record
 from services.ingest.engine.attributes import Attributes
+from services.ingest.engine.charsets import codec_of, text_of
 from services.ingest.engine.file_format import FolderFormat, ReadFile
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
@@ -31,17 +31,6 @@ _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 _BEGINNING = re.compile(rb"From (?:\S+ +)?.{0,64}\b[A-Z][a-z]{2} [A-Z][a-z]{2} +\d{1,2} +\d{1,2}:\d\d.{0,40}\b\d{4}\b")
 _QUOTED_BEGINNING = re.compile(rb"^>(>*From )", re.MULTILINE)
 _WORD = re.compile(r"=\?[^?\s]+\?[bBqQ]\?[^?]*\?=")
-# What mail programs call by a smaller name than they use.
-_SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "iso8859-1": "cp1252", "ascii": "utf-8", "big5": "cp950"}
-_GUESSED_FROM_BYTES = 4096
-_HIGH_BYTES = re.compile(rb"[\x80-\xff]+")
-_FEWEST_HIGH_BYTES = 4
-_RELIABLE_GUESSES = frozenset(
-    (
-        *("gb18030", "gb2312", "gbk", "big5", "cp950", "big5hkscs", "shift_jis", "cp932", "euc_jp", "iso2022_jp"),
-        *("euc_kr", "cp949", "johab", "koi8_r", "cp1251", "utf_16", "utf_16_le", "utf_16_be"),
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,45 +179,10 @@ def _decoded(part: Message, attributes: Attributes) -> str:
         charset = part.get_content_charset() or ""
     except (LookupError, ValueError):
         charset = ""
-    text, used = _text_of(data, charset)
-    if charset and used != _codec(charset):
+    text, used = text_of(data, charset)
+    if charset and used != codec_of(charset):
         attributes.note(f"text: not in {charset[:40]}, read as {used}")
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-
-
-def _text_of(data: bytes, charset: str) -> tuple[str, str]:
-    """The text of bytes, and the encoding that they were read in: the declared one, else what they look like."""
-    for name in filter(None, (_codec(charset), "utf-8")):
-        try:
-            return data.decode(name), name
-        except (UnicodeError, LookupError):
-            continue
-    name = _looks_like(data[:_GUESSED_FROM_BYTES])
-    return data.decode(name, "replace"), name
-
-
-def _looks_like(data: bytes) -> str:
-    """The encoding that bytes seem to be in; that of Western Europe unless they are surely in another."""
-    from charset_normalizer import from_bytes
-
-    runs = _HIGH_BYTES.findall(data)
-    # Letters with accents stand alone; Chinese, Japanese, Korean and Cyrillic words are runs of such bytes.
-    if sum(map(len, runs)) < max(_FEWEST_HIGH_BYTES, 2 * len(runs)):
-        return "cp1252"
-    best = from_bytes(data).best()
-    return best.encoding if best is not None and best.encoding in _RELIABLE_GUESSES else "cp1252"
-
-
-def _codec(charset: str) -> str:
-    """Python's name of an encoding of text; empty where it has none."""
-    try:
-        # Codecs from bytes to bytes (base64, zlib) are listed as well.
-        if not charset or not isinstance(codecs.decode(b"", charset), str):
-            return ""
-        name = codecs.lookup(charset).name
-    except (LookupError, ValueError):
-        return ""
-    return _SUPERSETS.get(name, name)
 
 
 def _values(message: Message, name: str) -> list[str]:
@@ -239,7 +193,7 @@ def _values(message: Message, name: str) -> list[str]:
 def _header(raw: str) -> str:
     """A header's value in one line, its encoded words (RFC 2047) and raw bytes decoded."""
     if not raw.isascii():
-        raw = _text_of(raw.encode("utf-8", "surrogateescape"), "")[0]
+        raw = text_of(raw.encode("utf-8", "surrogateescape"), "")[0]
     if _WORD.search(raw):
         try:
             parts = decode_header(raw)
@@ -247,7 +201,7 @@ def _header(raw: str) -> str:
             parts = []
         if parts:
             decoded = "".join(
-                _text_of(part, charset or "")[0] if isinstance(part, bytes) else part for part, charset in parts
+                text_of(part, charset or "")[0] if isinstance(part, bytes) else part for part, charset in parts
             )
             # What is not well encoded decodes to nothing.
             raw = decoded if decoded.strip() else raw

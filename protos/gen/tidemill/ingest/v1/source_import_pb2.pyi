@@ -484,6 +484,72 @@ class RestApiSource(_message.Message):
 Global___RestApiSource: _TypeAlias = RestApiSource  # noqa: Y015
 
 @_typing.final
+class WebPagesSource(_message.Message):
+    """Pages of a web site: the crawl begins at `uri`, and follows links and the site's sitemaps within `allow`. One record a page
+    with text, identified by its address: the main text, without navigation and the like. robots.txt is obeyed, for
+    `tidemill-ingest`; pages that did not change are not sent again by sites with ETag or Last-Modified. Pages that are gone
+    leave the next version.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    MORE_URIS_FIELD_NUMBER: _builtins.int
+    ALLOW_FIELD_NUMBER: _builtins.int
+    DENY_FIELD_NUMBER: _builtins.int
+    MAX_DEPTH_FIELD_NUMBER: _builtins.int
+    MAX_PAGES_FIELD_NUMBER: _builtins.int
+    DELAY_S_FIELD_NUMBER: _builtins.int
+    NO_LINKS_FIELD_NUMBER: _builtins.int
+    NO_SITEMAPS_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """Where the crawl begins: a page or a sitemap, of http: or https:."""
+    max_depth: _builtins.int
+    """How many links away from a first page or a page of a sitemap; 5 when zero."""
+    max_pages: _builtins.int
+    """How many addresses are fetched at most; 10000 when zero. If there are more, nothing is withdrawn."""
+    delay_s: _builtins.float
+    """Seconds between two requests to a host; 1 when zero. robots.txt may ask for more."""
+    no_links: _builtins.bool
+    """Whether links are not followed: only the first pages and those of sitemaps are fetched."""
+    no_sitemaps: _builtins.bool
+    """Whether the sitemaps that robots.txt names, or else /sitemap.xml, are not fetched."""
+    @_builtins.property
+    def more_uris(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further pages or sitemaps to begin at."""
+
+    @_builtins.property
+    def allow(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may be fetched: `HOST/PATH` such as `docs.example.com/guide/*`, `*.example.com` for hosts below it, `HOST:PORT`; `*`
+        in a path stands for any characters. The hosts of the addresses above when empty.
+        """
+
+    @_builtins.property
+    def deny(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What of it may not be fetched, in the same form."""
+
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        more_uris: _abc.Iterable[_builtins.str] | None = ...,
+        allow: _abc.Iterable[_builtins.str] | None = ...,
+        deny: _abc.Iterable[_builtins.str] | None = ...,
+        max_depth: _builtins.int = ...,
+        max_pages: _builtins.int = ...,
+        delay_s: _builtins.float = ...,
+        no_links: _builtins.bool = ...,
+        no_sitemaps: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "delay_s", b"delay_s", "deny", b"deny", "max_depth", b"max_depth", "max_pages", b"max_pages", "more_uris", b"more_uris", "no_links", b"no_links", "no_sitemaps", b"no_sitemaps", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WebPagesSource: _TypeAlias = WebPagesSource  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -502,6 +568,7 @@ class SourceSpec(_message.Message):
     LABEL_STUDIO_EXPORT_FIELD_NUMBER: _builtins.int
     LOG_FILES_FIELD_NUMBER: _builtins.int
     REST_API_FIELD_NUMBER: _builtins.int
+    WEB_PAGES_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
@@ -558,6 +625,10 @@ class SourceSpec(_message.Message):
     def rest_api(self) -> Global___RestApiSource:
         """A JSON API."""
 
+    @_builtins.property
+    def web_pages(self) -> Global___WebPagesSource:
+        """Pages of a web site."""
+
     def __init__(
         self,
         *,
@@ -574,14 +645,15 @@ class SourceSpec(_message.Message):
         label_studio_export: Global___LabelStudioSource | None = ...,
         log_files: Global___LogFilesSource | None = ...,
         rest_api: Global___RestApiSource | None = ...,
+        web_pages: Global___WebPagesSource | None = ...,
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "text_folder", b"text_folder"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api", "web_pages"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -658,7 +730,7 @@ class Import(_message.Message):
     withdrawn_count: _builtins.int
     """Records that earlier imports of the same origin brought and that are gone from it: they leave data sets."""
     not_synchronized: _builtins.str
-    """Why records that are gone were not withdrawn: `max_records`, `refused`, `changed` (while it was read) or
+    """Why records that are gone were not withdrawn: `max_records`, `max_pages`, `refused`, `changed` (while it was read) or
     `incremental`, since the whole source was not seen. Empty when they were.
     """
     @_builtins.property
