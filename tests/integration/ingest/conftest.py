@@ -47,6 +47,7 @@ class IngestProcess(ServiceProcess):
             "TIDEMILL_DATABASE_URL": f"sqlite:///{folder}/ingest.sqlite",
             # Of all tests of the run.
             "TIDEMILL_SOURCE_ROOTS": str(folder.parent.parent),
+            "TIDEMILL_SOURCE_HOSTS": "127.0.0.1:*",
         }
         super().__init__("ingest", folder, settings)
 
