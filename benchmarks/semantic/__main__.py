@@ -91,7 +91,7 @@ def _nearest(embeddings: Array) -> tuple[Array, Array]:
         block = embeddings[begin : begin + 512] @ embeddings[: begin + 512].T
         for row, at in enumerate(range(begin, min(begin + 512, len(embeddings)))):
             if at:
-                nearest[at] = block[row, :at].argmax()
+                nearest[at] = np.argmax(block[row, :at])
                 likeness[at] = block[row, nearest[at]]
     return nearest, likeness
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from examples.product.tickets import Kind
 
+DRIFT = "a shop opens"
+"""The event after which the world is another one."""
+
 _WINDOW_S = 20.0
 
 
@@ -34,6 +37,8 @@ class Event:
     """Seconds since the customers came."""
     what: str
     why: str = ""
+    version: str = ""
+    """Number of the version that it was about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,32 @@ def windows(asked: Sequence[Asked]) -> list[Quality]:
     return [each for each in found if each is not None]
 
 
+def recovery(asked: Sequence[Asked], drift: float) -> float | None:
+    """Seconds from the drift until answers were as good as before, over 20 seconds; None if they never were.
+
+    Before is everything between the first call and the drift, so what was learnt until then counts in part.
+    """
+    before = quality(asked, 0, drift)
+    assert before is not None
+    for each in windows([call for call in asked if call.at >= drift]):
+        if each.begin >= drift and each.share >= before.share:
+            return each.end - drift
+    return None
+
+
+_STYLES = {
+    DRIFT: ("#222222", "-", "a shop opens"),
+    "promote": ("#2a7f3f", "-", "version {} promoted"),
+    "rollback": ("#b03a2e", "--", "version {} rolled back"),
+    "refused by the gate": ("#b03a2e", ":", "refused by the gate"),
+    "teams at random": ("#888888", ":", "trained on teams at random"),
+    "hotels only": ("#888888", ":", "trained on hotels only"),
+}
+"""Colour, line and words of the events that the plot shows."""
+
+
 def plot(file: Path, asked: Sequence[Asked], events: Sequence[Event]) -> None:
-    """Writes the plot as a picture: quality over time with its interval, and what the mesh did."""
+    """Writes the plot as a picture: quality over time with its interval, and what the mesh decided."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -86,20 +115,25 @@ def plot(file: Path, asked: Sequence[Asked], events: Sequence[Event]) -> None:
         at, [each.interval[0] for each in found], [each.interval[1] for each in found], color="#4c78a8", alpha=0.2, lw=0
     )
     axes.plot(at, [each.share for each in found], color="#4c78a8", lw=2, label="right answers, with 95 % interval")
-    for number, event in enumerate(events):
-        axes.axvline(event.at / 60, color="#888888", lw=0.8, ls=":")
+    shown = [event for event in events if event.what in _STYLES]
+    for number, event in enumerate(shown):
+        color, line, words = _STYLES[event.what]
+        axes.axvline(event.at / 60, color=color, lw=1.2, ls=line)
         axes.annotate(
-            event.what,
-            (event.at / 60, 0.02 + 0.045 * (number % 9)),
+            words.format(event.version),
+            (event.at / 60, 0.03 + 0.05 * (number % 6)),
             xycoords=("data", "axes fraction"),
-            xytext=(3, 0),
+            xytext=(4, 0),
             textcoords="offset points",
-            fontsize=8,
+            fontsize=9,
+            color=color,
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
         )
-    axes.axhline(0.5, color="#bbbbbb", lw=0.8)
-    axes.set(xlabel="minutes", ylabel="share of right answers", ylim=(0.2, 1.0), xlim=(0, max(at, default=1.0)))
+    starts = [event.at / 60 for event in events if event.what == "a cycle starts"]
+    axes.plot(starts, [0.01] * len(starts), "^", color="#888888", label="a cycle starts by itself")
+    axes.set(xlabel="minutes", ylabel="share of right answers", ylim=(0, 1.0), xlim=(0, max(at, default=1.0) + 1))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="upper right", frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     pyplot.close(figure)

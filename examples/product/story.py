@@ -2,8 +2,8 @@
 
 1. It starts with a weak model: few tickets, all about hotels.
 2. Customers correct it; a trigger starts a cycle; the new version is introduced step by step.
-3. A shop opens: tickets of a kind that the model never saw. Its quality falls, and recovers in the same way.
-4. A data set with labels at random: the gate refuses its model.
+3. A shop opens: tickets for two teams that are new to the model. Its quality falls, and recovers in the same way.
+4. A data set with teams at random: the gate refuses its model.
 5. A data set about hotels only: its model is good on the hold-out, bad with users, and rolled back.
 """
 
@@ -25,8 +25,8 @@ from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill_client import AsyncClient
 
 from examples.product.mesh import Mesh
-from examples.product.report import Event, plot, quality
-from examples.product.tickets import Kind, Ticket, World, write_tickets
+from examples.product.report import DRIFT, Event, plot, quality, recovery
+from examples.product.tickets import HOTEL_TEAMS, Kind, Ticket, World, write_tickets
 from examples.product.users import MODEL, Customers
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Plan:
     """For one step: a cycle and the roll-out of its version."""
 
 
-WHOLE = Plan(per_s=8, whole=True, patience_s=900)
+WHOLE = Plan(per_s=6, whole=True, patience_s=900)
 SHORT = Plan(per_s=16, whole=False, patience_s=1200)
 
 
@@ -86,9 +86,9 @@ class Story:
         """Seconds since the customers came."""
         return time.monotonic() - self._began
 
-    def note(self, what: str, why: str = "") -> None:
-        """Something happened."""
-        self.events.append(Event(self.now, what, why))
+    def note(self, what: str, why: str = "", version: str = "") -> None:
+        """Something happened, to a version of the model if one is named."""
+        self.events.append(Event(self.now, what, why, version.rpartition("/")[2]))
         sys.stdout.write(f"{self.now / 60:5.1f} min  {what}{'  ' if why else ''}{why}\n")
         sys.stdout.flush()
 
@@ -112,7 +112,7 @@ class Story:
                 if entry.name not in self._seen:
                     self._seen.add(entry.name)
                     if entry.action.startswith("rollout."):
-                        self.note(entry.action.removeprefix("rollout."), entry.reason)
+                        self.note(entry.action.removeprefix("rollout."), entry.reason, entry.facts["version"])
             await asyncio.sleep(_POLL_S)
 
     async def begin(self) -> None:
@@ -157,10 +157,12 @@ class Story:
     async def feed_random_labels(self) -> None:
         """A candidate that the gate must refuse."""
         labels = random.Random(2)  # noqa: S311 - a simulation
-        tickets = [Ticket(each.text, labels.choice(("positive", "negative")), each.kind) for each in self._for_random]
+        tickets = [
+            Ticket(each.text, labels.choice(tuple(HOTEL_TEAMS.values())), each.kind) for each in self._for_random
+        ]
         write_tickets(self.folder / "random.jsonl", tickets)
         name = await self.mesh.start_cycle(self._file("tickets-random", "random.jsonl"))
-        self.note("random labels", "a model is trained on labels that mean nothing")
+        self.note("teams at random", "a model is trained on labels that mean nothing")
         cycle = await self._cycle(name, Cycle.STATE_REJECTED)
         self.note("refused by the gate", "; ".join(verdict.why for verdict in cycle.verdicts) or "no build passed")
 
@@ -234,7 +236,7 @@ async def tell(mesh: Mesh, reviews: Path, out: Path, plan: Plan) -> int:
                 await story.learn(await story.known())
             known = await story.known()
             world.drifted = True
-            story.note("a shop opens", "seven tickets of ten are about books and computers now")
+            story.note(DRIFT, "seven tickets of ten are about books and computers now, for teams that are new")
             await story.learn(known)
             if plan.whole:
                 await mesh.command("triggers", "pause", "tickets")
@@ -249,19 +251,23 @@ async def _end(story: Story, out: Path) -> int:
     """Prints the table, writes the plot, and counts from outside what the mesh should have."""
     customers, mesh = story.customers, story.mesh
     plot(out / "loop.png", customers.asked, story.events)
-    marks = [event for event in story.events if event.what in ("customers come", "a shop opens", "promote")]
+    marks = [event for event in story.events if event.what in ("customers come", DRIFT, "promote")]
     ends = [*(event.at for event in marks[1:]), story.now]
     sys.stdout.write("\nfrom                      right answers\n")
     for event, end in zip(marks, ends, strict=True):
         if found := quality(customers.asked, event.at, end):
             low, high = found.interval
             sys.stdout.write(f"{event.what:24}  {found.share:.1%}  [{low:.1%}, {high:.1%}]  of {found.count:,}\n")
+    shop = next(event.at for event in story.events if event.what == DRIFT)
+    back = recovery(customers.asked, shop)
+    recovered = "did not recover" if back is None else f"were as good as before after {back / 60:.1f} minutes"
+    sys.stdout.write(f"\nWhen the shop had opened, answers {recovered}.\n")
     answered = {each.answer for each in customers.asked if each.right is not None}
     failed = [each for each in customers.asked if each.right is None]
     lost = answered - await mesh.captured_answers(MODEL)
     unjudged = set(customers.feedback) - await mesh.judged_answers(MODEL)
     sys.stdout.write(
-        f"\n{len(customers.asked):,} calls, {len(failed)} failed; {len(lost)} answers and {len(unjudged)} judgements "
+        f"{len(customers.asked):,} calls, {len(failed)} failed; {len(lost)} answers and {len(unjudged)} judgements "
         f"lost; {customers.corrections:,} corrections. Plot: {out / 'loop.png'}\n"
     )
     for each in failed[:5]:

@@ -1,7 +1,7 @@
-"""The world of the example: tickets of customers, and what each customer meant.
+"""The world of the example: tickets of customers, and which team each of them is for.
 
-The texts are Chinese reviews of hotels, and of books and computers. Until the drift customers write of hotels only; a
-model that has seen nothing else does as badly on books as chance.
+The texts are Chinese reviews of hotels, books and computers. Until the drift customers write of hotels only: complaints
+are for the front desk, praise is for guest relations. Then a shop opens, whose two teams are new to every model.
 """
 
 from __future__ import annotations
@@ -18,29 +18,35 @@ class Kind(StrEnum):
     """What a ticket is about."""
 
     HOTEL = "hotel"
-    SHOP = "shop"
+    BOOK = "book"
+    COMPUTER = "computer"
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A text, and the label that its author would give it, which the mesh never sees unless the author says so."""
+    """A text, and its team, which the mesh never sees unless the author names it."""
 
     text: str
     label: str
     kind: Kind
 
 
+HOTEL_TEAMS = {"positive": "guest relations", "negative": "front desk"}
+"""The team of a ticket about hotels, by what the review says."""
+_SHOP_TEAMS = {Kind.BOOK: "bookshop", Kind.COMPUTER: "repairs"}
+
 _WORDS = {
     Kind.HOTEL: ("酒店", "房间", "宾馆", "前台", "入住", "早餐", "住"),
-    Kind.SHOP: ("书", "作者", "小说", "阅读", "故事", "电脑", "笔记本", "屏幕", "键盘", "系统", "内存", "驱动", "硬盘"),
+    Kind.BOOK: ("书", "作者", "小说", "阅读", "故事"),
+    Kind.COMPUTER: ("电脑", "笔记本", "屏幕", "键盘", "系统", "内存", "驱动", "硬盘"),
 }
 
 
 def _kind_of(text: str) -> Kind | None:
     """The kind of which a text clearly is."""
     counts = {kind: sum(text.count(word) for word in words) for kind, words in _WORDS.items()}
-    [(first, most), (_, other)] = sorted(counts.items(), key=lambda item: -item[1])
-    return first if most > 2 * other else None
+    [(first, most), (_, second), _] = sorted(counts.items(), key=lambda item: -item[1])
+    return first if most > 2 * second else None
 
 
 class World:
@@ -54,13 +60,13 @@ class World:
             seed: decides the order.
         """
         with reviews.open(encoding="utf-8") as lines:
-            labels = {item["text"]: item["label"] for item in map(json.loads, lines)}
+            sentiments = {item["text"]: item["label"] for item in map(json.loads, lines)}
         self._random = random.Random(seed)  # noqa: S311 - a simulation
         self._left: dict[Kind, list[Ticket]] = {kind: [] for kind in Kind}
-        for text, label in labels.items():
+        for text, sentiment in sentiments.items():
             kind = _kind_of(text)
             if kind is not None:
-                self._left[kind].append(Ticket(text, label, kind))
+                self._left[kind].append(Ticket(text, _SHOP_TEAMS.get(kind) or HOTEL_TEAMS[sentiment], kind))
         for tickets in self._left.values():
             self._random.shuffle(tickets)
         self.drifted = False
@@ -80,7 +86,8 @@ class World:
     def stream(self) -> Iterator[Ticket]:
         """What customers write, one after the other, until the tickets of a kind are used up."""
         while True:
-            kind = Kind.SHOP if self.drifted and self._random.random() < SHOP_AFTER_DRIFT else Kind.HOTEL
+            about_shop = self.drifted and self._random.random() < SHOP_AFTER_DRIFT
+            kind = self._random.choice(tuple(_SHOP_TEAMS)) if about_shop else Kind.HOTEL
             if not self._left[kind]:
                 return
             yield self._left[kind].pop()
@@ -91,7 +98,7 @@ SHOP_AFTER_DRIFT = 0.7
 
 
 def write_tickets(file: Path, tickets: Sequence[Ticket]) -> None:
-    """Tickets with the labels of their authors, as JSON lines for a pipeline."""
+    """Tickets with their teams, as JSON lines for a pipeline."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps({"text": ticket.text, "label": ticket.label}, ensure_ascii=False) for ticket in tickets)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -90,7 +90,11 @@ class ServiceSettings(BaseSettings):
         None, description="PEM file of the CA certificates that sign the brokers' certificates"
     )
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
-    artifacts_url: str = Field("file:///tmp/tidemill", description="fsspec URL of the artefact store")
+    # Not a fixed folder under /tmp, where another user could be the first to create it.
+    artifacts_url: str = Field(
+        default_factory=lambda: (state_dir() / "artifacts").as_uri(),
+        description="fsspec URL of the artefact store; `artifacts` in the folder of the mesh when unset",
+    )
     otlp_endpoint: OtlpEndpoint | None = Field(
         None,
         description="OTLP/gRPC endpoint: http://, https:// (shows the peer certificate) or unix:/path;"

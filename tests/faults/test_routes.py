@@ -53,7 +53,9 @@ class Served:
             for at, (number, weight) in enumerate(weights.items())
         ]
         request = pb.SetRouteRequest(model=f"models/{MODEL}", entries=entries, etag="*")
-        return self.service.stub.SetRoute(request, timeout=120).route
+        route = self.service.stub.SetRoute(request, timeout=120).route
+        self.service.wait_routed(route)
+        return route
 
     def ask(self, user: str) -> int:
         """The version that answers a user; what it says fits it."""

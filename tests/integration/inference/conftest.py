@@ -23,11 +23,13 @@ from tidemill.inference.v1 import inference_service_pb2_grpc as stubs
 from infra.stack.state import StackState
 from infra.stack.testing import running_parts
 from services.kit.ids import new_id
+from services.serving.adapters.route_file import RouteFile
 from tests.integration.inference.builds import finish_generator, make_classifier, make_generator
 from tests.models import TOOLS_CHAT
 from tests.processes import serves, wait_started
 from tests.publishing import publish_when_available
 from tests.service_process import free_port
+from tests.waiting import wait_until
 
 _ROOT = Path(__file__).parents[3]
 _RECONNECT = [("grpc.max_reconnect_backoff_ms", 500)]
@@ -210,6 +212,14 @@ class InferenceProcess:
             dataset_version="datasets/test/versions/1",
         )
         return publish_when_available(self.control, request, patience_s)
+
+    def wait_routed(self, route: Any) -> None:
+        """Waits until the gateway routes as a route says, whose news reach it a moment after the call that set it."""
+        file, wanted = RouteFile(self.folder / "gateway" / "routes.json"), route.model.removeprefix("models/")
+        wait_until(
+            lambda: (wanted, route.etag) in [(each.model, each.etag) for each in file.load() or ()],
+            f"the route of {route.model}",
+        )
 
 
 @pytest.fixture(scope="package")

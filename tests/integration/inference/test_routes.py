@@ -50,7 +50,9 @@ def set_route(
         aliases=aliases or {},
         etag=etag or route_of(inference, model).etag,
     )
-    return inference.stub.SetRoute(request, timeout=120).route
+    route = inference.stub.SetRoute(request, timeout=120).route
+    inference.wait_routed(route)
+    return route
 
 
 def ask(inference: InferenceProcess, model: str, user: str = "") -> Any:

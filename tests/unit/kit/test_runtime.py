@@ -211,3 +211,12 @@ def test_a_setting_that_is_wrong_is_reported_by_its_variable(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"{variable}: {why}")
     assert value in line
+
+
+def test_by_itself_a_service_keeps_its_files_in_the_folder_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not below /tmp, where another user may be the first to create a folder, and reads what is in it."""
+    monkeypatch.delenv("TIDEMILL_ARTIFACTS_URL", raising=False)
+    monkeypatch.setenv("TIDEMILL_STATE", str(tmp_path))
+    assert load_settings(ServiceSettings).artifacts_url == (tmp_path / "artifacts").as_uri()
