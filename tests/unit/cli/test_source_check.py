@@ -102,8 +102,9 @@ def test_every_command_whose_work_needs_examples_fetches_them_first(
 ) -> None:
     fetched: list[list[str]] = []
     monkeypatch.setattr("gateway.cli.stack_commands.fetch", lambda _, names: fetched.append(list(names)))
-    monkeypatch.setattr("gateway.cli.stack_commands.as_owner", lambda: None)
-    monkeypatch.setattr("gateway.cli.stack_commands.show_to_mesh", lambda _: None)
+    for module in ("cycle_commands", "dataset_build"):
+        monkeypatch.setattr(f"gateway.cli.{module}.as_owner", lambda: None)
+        monkeypatch.setattr(f"gateway.cli.{module}.show_to_mesh", lambda _: None)
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TIDEMILL_STATE", str(tmp_path / "state"))
     text = (ROOT / "pipelines" / "reviews.yaml").read_text(encoding="utf-8")

@@ -245,6 +245,29 @@ def test_a_page_that_fails_for_a_while_is_asked_again_and_else_kept(crawl: Harne
     assert (third.rejected_count, third.not_synchronized, third.differences.gone) == (1, "refused", 0)
 
 
+def test_what_a_broken_sitemap_or_page_led_to_is_not_gone(crawl: Harness) -> None:
+    site = crawl.site
+    sitemap = f"<urlset><url><loc>{site.url('/listed')}</loc></url></urlset>".encode()
+    site.put("/sitemap.xml", sitemap, Content_Type="application/xml")
+    site.put("/", page("home", "/hub"))
+    site.put("/hub", page("hub", "/linked"))
+    site.put("/listed", page("listed"))
+    site.put("/linked", page("linked"))
+    assert crawl.collect(crawl.kind()).record_count == 4
+    site.put("/sitemap.xml", b"<urlset><url>", Content_Type="application/xml")
+    site.put("/hub", page("hub", "/linked"), Content_Encoding="unknown")
+    site.put("/linked", page("linked, edited"))
+    for _ in range(2):  # what was refused once is refused again, and still led where it led
+        done = crawl.collect(crawl.kind())
+        assert (done.rejected_count, done.not_synchronized, done.differences.gone) == (2, "refused", 0)
+        found = {text.partition("\n")[0] for text in crawl.bus.held}
+        assert found == {"home", "hub", "listed", "linked, edited"}
+    site.put("/sitemap.xml", sitemap, Content_Type="application/xml")
+    site.put("/hub", page("hub"))
+    mended = crawl.collect(crawl.kind())
+    assert (mended.rejected_count, mended.not_synchronized, mended.differences.gone) == (0, "", 1)
+
+
 def test_a_site_that_fails_all_the_time_fails_the_import(crawl: Harness) -> None:
     crawl.site.put("/", page("home", *(f"/{number}" for number in range(9))))
     crawl.site.otherwise = lambda path: Answer(statuses=[502]) if path[1:].isdigit() else None

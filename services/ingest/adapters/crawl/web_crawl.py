@@ -147,18 +147,25 @@ class WebCrawl(SiteHttp):
         except PermissionDeniedError as error:
             if target.depth == 0 and not target.is_sitemap:
                 raise
-            return self._refused(target, "ADDRESS_REFUSED", error.message, identified=True), []
+            return self._unusable(target, earlier, "ADDRESS_REFUSED", error.message)
         except BadContentError as error:
             if error.reason in ("SITE_UNAVAILABLE", "CRAWL_DELAY_TOO_LONG", "SOURCE_TOO_LARGE"):
                 raise
             if error.reason in ("SOURCE_SILENT", "PAGE_TOO_SLOW"):
                 return self._failed(target, earlier, error.reason, error.message)
-            return self._refused(target, error.reason, error.message, identified=True), []
+            return self._unusable(target, earlier, error.reason, error.message)
         except (aiohttp.ClientError, OSError) as error:
             reason = "PAGE_UNAVAILABLE"
             return self._failed(target, earlier, reason, f"{type(error).__name__}: {shown(str(error))}")
         self._failures[site(target.address)] = 0
         return answer, found
+
+    def _unusable(self, target: Target, earlier: Answer, reason: str, message: str) -> tuple[Answer, list[Target]]:
+        """What cannot be read. Where it could before, it still leads where it led, and nothing counts as gone."""
+        refused = self._refused(target, reason, message, identified=not earlier.content)
+        if not earlier.content:
+            return refused, []
+        return replace(refused, content=earlier.content), self._leads(target, earlier.content)
 
     def _failed(self, target: Target, earlier: Answer, reason: str, message: str) -> tuple[Answer, list[Target]]:
         """A page that does not answer now keeps what it said before; sites must not fail all the time."""
