@@ -1,4 +1,4 @@
-"""Full load through every door for a short time; `tests/faults/test_load.py` is the long test."""
+"""Load through every door for a short time, beside other tests; `tests/faults/test_load.py` is full load, and long."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def loaded(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Mesh:
 
 
 def test_every_door_answers_under_load_and_every_process_lives_on(loaded: Mesh, tmp_path: Path) -> None:
-    full_load(loaded.stack, loaded.key, tmp_path, SECONDS)
+    full_load(loaded.stack, loaded.key, tmp_path, SECONDS, callers=1, pause_s=0.5)
 
 
 def test_callers_who_hang_up_in_the_middle_of_a_stream_leave_nothing_behind(loaded: Mesh, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_whatever_is_killed_the_sums_add_up(seed: int, mesh: StackState, models:
     key = (mesh.state / "api-key").read_text().strip()
     prepare_mesh(mesh, key, models)
     # One caller at each of thirty doors is as much as parts stand that must answer within 10 s while others start.
-    load = Load(mesh, key, tmp_path / "ledgers", AWAY, callers=1)
+    load = Load(mesh, key, tmp_path / "ledgers", AWAY, callers=1, pause_s=0.1)
     struck: Counter[str] = Counter()
     with load.running():
         wait_until(lambda: all(load.answered().values()), "an answer at every door", _PATIENCE_S)

@@ -39,12 +39,22 @@ class Tally:
 
 
 class Load:
-    """Callers at every door, each with one call after the other; a call that was refused is made again as it was."""
+    """Callers at every door, each with one call after the other; a call that was refused is made again as it was.
+
+    Each waits `pause_s` after an answer; without a pause they take all that the machine has.
+    """
 
     def __init__(
-        self, stack: StackState, key: str, folder: Path, excused: Collection[str] = BUSY, callers: int = 2
+        self,
+        stack: StackState,
+        key: str,
+        folder: Path,
+        excused: Collection[str] = BUSY,
+        callers: int = 2,
+        pause_s: float = 0,
     ) -> None:
         self._stack, self._key, self._excused, self._callers = stack, key, excused, callers
+        self._pause_s = pause_s
         self._run_id = f"{time.time_ns():x}"
         self.ledgers = Ledgers(folder)
         self.tallies: dict[str, Tally] = {door: Tally() for door in DOORS}
@@ -97,3 +107,4 @@ class Load:
             else:
                 tally.answered += 1
                 number += 1
+                self._stop.wait(self._pause_s)

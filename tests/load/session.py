@@ -38,13 +38,13 @@ def prepare_mesh(stack: StackState, key: str, scratch: Path) -> None:
     publish_small_models(stack, scratch)
 
 
-def full_load(stack: StackState, key: str, folder: Path, seconds: float) -> Load:
-    """Full load for some time: every process lives on, none grows without end, none complains, every door answers.
+def full_load(stack: StackState, key: str, folder: Path, seconds: float, callers: int = 2, pause_s: float = 0) -> Load:
+    """Load for some time: every process lives on, none grows without end, none complains, every door answers.
 
     A door answers where the gateway has counted an answer of everything that it calls.
     """
     before, logs = processes(stack), Logs(stack)
-    load = Load(stack, key, folder)
+    load = Load(stack, key, folder, callers=callers, pause_s=pause_s)
     with load.running():
         _keep_up(seconds / 2)
         halfway = memory(stack)
@@ -99,7 +99,7 @@ def hang_ups(stack: StackState, key: str, folder: Path, callers: int) -> None:
 
         list(pool.map(lambda number: (by_http, by_grpc)[number % 2](number), range(callers)))
     # Whoever comes after them is answered; a task that was forgotten is reported when it is collected.
-    load = Load(stack, key, folder, callers=1)
+    load = Load(stack, key, folder, callers=1, pause_s=0.2)
     with load.running():
         wait_until(lambda: all(count >= 3 for count in load.answered().values()), "answers after the hang-ups")
     assert load.defects == {}
