@@ -77,6 +77,17 @@ class SpanReceiver(trace_service_pb2_grpc.TraceServiceServicer):
             return [(service, span) for service, span in self._spans if span.trace_id == trace_id]
 
 
+def _publication(model: str, build: BuildFolder) -> pb.PublishModelRequest:
+    return pb.PublishModelRequest(
+        request_id=new_id(),
+        model=f"models/{model}",
+        artifact_uri=f"file://{build.path}",
+        digest=build.digest,
+        run="runs/test",
+        dataset_version="datasets/test/versions/1",
+    )
+
+
 @dataclass
 class InferenceProcess:
     """Both planes, with a state that outlives a kill: `services.inference`, and the gateway, which answers.
@@ -203,15 +214,11 @@ class InferenceProcess:
 
     def publish(self, model: str, build: BuildFolder, patience_s: float = 120) -> Any:
         """Publishes a build; retries for this long while Triton is unavailable (2.51 crashes now and then)."""
-        request = pb.PublishModelRequest(
-            request_id=new_id(),
-            model=f"models/{model}",
-            artifact_uri=f"file://{build.path}",
-            digest=build.digest,
-            run="runs/test",
-            dataset_version="datasets/test/versions/1",
-        )
-        return publish_when_available(self.control, request, patience_s)
+        return publish_when_available(self.control, _publication(model, build), patience_s)
+
+    def publish_once(self, model: str, build: BuildFolder) -> Any:
+        """Publishes a build without a second try."""
+        return self.control.PublishModel(_publication(model, build), timeout=60)
 
     def wait_routed(self, route: Any) -> None:
         """Waits until the gateway routes as a route says, whose news reach it a moment after the call that set it."""

