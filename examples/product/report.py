@@ -78,12 +78,14 @@ def windows(asked: Sequence[Asked]) -> list[Quality]:
 
 
 def recovery(asked: Sequence[Asked], drift: float) -> float | None:
-    """Seconds from the drift until answers were as good as before, over 20 seconds; None if they never were.
+    """Seconds from the drift until answers were as good as before, over 20 seconds.
 
-    Before is everything between the first call and the drift, so what was learnt until then counts in part.
+    None if they never were, or if none was given before. Before is everything between the first call and the drift, so
+    what was learnt until then counts in part.
     """
     before = quality(asked, 0, drift)
-    assert before is not None
+    if before is None:
+        return None
     for each in windows([call for call in asked if call.at >= drift]):
         if each.begin >= drift and each.share >= before.share:
             return each.end - drift

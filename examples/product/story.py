@@ -260,8 +260,11 @@ async def _end(story: Story, out: Path) -> int:
             sys.stdout.write(f"{event.what:24}  {found.share:.1%}  [{low:.1%}, {high:.1%}]  of {found.count:,}\n")
     shop = next(event.at for event in story.events if event.what == DRIFT)
     back = recovery(customers.asked, shop)
-    recovered = "did not recover" if back is None else f"were as good as before after {back / 60:.1f} minutes"
-    sys.stdout.write(f"\nWhen the shop had opened, answers {recovered}.\n")
+    if quality(customers.asked, 0, shop):  # in the short story it opens at once
+        recovered = (
+            "were not as good as before again" if back is None else f"were as good again after {back / 60:.1f} min"
+        )
+        sys.stdout.write(f"\nWhen the shop had opened, answers {recovered}.\n")
     answered = {each.answer for each in customers.asked if each.right is not None}
     failed = [each for each in customers.asked if each.right is None]
     lost = answered - await mesh.captured_answers(MODEL)

@@ -76,3 +76,4 @@ def test_recovery_is_counted_from_the_drift() -> None:
     again = [asked(at, True) for at in range(60, 80)]
     assert recovery([*before, *worse, *again], 30) == 50
     assert recovery([*before, *worse], 30) is None
+    assert recovery(again, 0) is None, "nothing was before"
