@@ -12,13 +12,12 @@ both until the old one is retired or expires.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -38,6 +37,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from infra.stack.errors import StackError
 from services.kit.ids import new_id
+from services.kit.storage.file_lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Authority:
         self._folder = folder
         self._now = now
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._lock():
+        with locked(self._path(".lock")):
             if not self._path("current.pem").is_file():
                 self._make()
 
@@ -118,12 +118,12 @@ class Authority:
             raise StackError(
                 f"{name!r} is not a valid name of a certificate: use a-z, 0-9, dots and hyphens, at most 63."
             )
-        with self._lock():
+        with locked(self._path(".lock")):
             return self._issue(name, hosts, life)
 
     def renew(self, *, all_of_them: bool = False) -> list[Issued]:
         """Renews what is due on this machine, including the authority; returns the new certificates."""
-        with self._lock():
+        with locked(self._path(".lock")):
             now = self._time()
             (current, *_) = self.authorities
             if now >= current.not_valid_after_utc - AUTHORITY_LIFE / 10:
@@ -140,7 +140,7 @@ class Authority:
         Raises:
             StackError: an earlier one was not retired yet.
         """
-        with self._lock():
+        with locked(self._path(".lock")):
             if len(self.authorities) > 1:
                 raise StackError("The previous authority is still trusted: run `tidemill certs retire` first.")
             self._rotate()
@@ -152,7 +152,7 @@ class Authority:
         Raises:
             StackError: there is no previous authority.
         """
-        with self._lock():
+        with locked(self._path(".lock")):
             if len(self.authorities) < 2:
                 raise StackError("There is no previous authority to retire.")
             self._retire()
@@ -236,15 +236,6 @@ class Authority:
 
     def _path(self, name: str) -> Path:
         return self._folder / name
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        file = os.open(self._path(".lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(file)
 
 
 def place(folder: Path) -> Path:

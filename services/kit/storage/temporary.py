@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.kit.ids import new_id
+from services.kit.storage.file_lock import locked
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def temporary_files(state: Path, name: str) -> Iterator[None]:
 def _claim(below: Path, name: str) -> tuple[Path, int]:
     """Creates a folder that is locked as long as this process lives, and removes those whose process has ended."""
     below.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with _locked(below / _LOCK):
+    with locked(below / _LOCK):
         for left in below.iterdir():
             if left.is_dir() and not left.is_symlink() and _is_left(left):
                 shutil.rmtree(left, ignore_errors=True)
@@ -79,16 +80,6 @@ def _is_left(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _lock(file: Path) -> int:
