@@ -20,7 +20,9 @@ def test_a_secret_is_made_once_and_only_its_user_can_read_it(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_whoever_makes_it_at_the_same_time_gets_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_made_by_another_process_between_look_and_link_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "secret"
     link = os.link
 
@@ -32,6 +34,12 @@ def test_whoever_makes_it_at_the_same_time_gets_the_same(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(os, "link", late)
     assert place_secret(file) == "theirs"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_all_who_make_a_secret_at_the_same_time_get_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(place_secret, [tmp_path / "other"] * 8))) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"secret", "other"}
+        secrets = set(pool.map(place_secret, [file] * 8))
+    assert secrets == {file.read_text().strip()}
+    assert list(tmp_path.iterdir()) == [file]
