@@ -17,6 +17,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from gateway.facade.table import OWN, PublicService
 from gateway.peers import call_metadata
 from services.kit.errors import peer_away
+from services.kit.grpc.request_streams import RequestStream
 
 # Prefixes of headers of one hop, and of those that only the gateway may set.
 _OURS = ("grpc-", "x-tidemill-")
@@ -79,7 +80,10 @@ class _Forwarder:
             return grpc.unary_stream_rpc_method_handler(self._stream(channel.unary_stream(path)))
         if not method.server_streaming:
             return grpc.stream_unary_rpc_method_handler(self._unary(channel.stream_unary(path)))
-        return grpc.stream_stream_rpc_method_handler(self._stream(channel.stream_stream(path)))
+        call: Any = channel.stream_stream(path)
+        return grpc.stream_stream_rpc_method_handler(
+            self._stream(lambda requests, **options: RequestStream(call(requests, **options)))
+        )
 
     def _unary(self, call: Any) -> Any:
         async def forward(request: Any, context: Any) -> Any:

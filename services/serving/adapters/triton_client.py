@@ -26,6 +26,7 @@ from services.kit.errors import (
     TidemillError,
 )
 from services.kit.grpc.client import connect
+from services.kit.grpc.request_streams import RequestStream
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import NO_TOOLS, TOO_LONG
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, queue_full, triton_unavailable
@@ -152,7 +153,9 @@ class TritonClient:
         add_turn(request, self._turn())
         with self._errors(model) as asked:
             async with self._guard.request(model, self._turn().caller) as guarded:
-                call = self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
+                call = RequestStream(
+                    self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
+                )
                 guarded.watch(call)
                 try:
                     async with self._liveness.watched(model, call) as stream:

@@ -18,6 +18,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services.kit.grpc.request_streams import RequestStream
 from services.serving.adapters.triton_tensors import once
 from services.serving.app.ports import Deaths
 from services.serving.domain.names import shown
@@ -122,7 +123,7 @@ class Liveness:
         probe = once(pb.ModelInferRequest(model_name=model))
         message = ""
         try:
-            async for response in self._stub.ModelStreamInfer(probe, timeout=_PROBE_S):
+            async for response in RequestStream(self._stub.ModelStreamInfer(probe, timeout=_PROBE_S)):
                 message = response.error_message or message
         except grpc.aio.AioRpcError as error:
             message = error.details() or ""

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError
+from services.kit.grpc.request_streams import RequestStream
 from services.serving.adapters.texts import check_texts
 from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, queue_full, triton_unavailable
 from services.serving.adapters.triton_guard import TritonGuard
@@ -210,7 +211,9 @@ class TritonV2:
         try:
             with self._translated(version):
                 async with self._guard.request(version.server_model, self._turn().caller) as admitted:
-                    call = self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
+                    call = RequestStream(
+                        self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
+                    )
                     admitted.watch(call)
                     try:
                         async for response in call:

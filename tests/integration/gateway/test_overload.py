@@ -266,16 +266,12 @@ def test_openais_client_reads_the_time(mesh: Mesh) -> None:
         assert caught.value.response.headers["retry-after"] == str(FULL_S)
 
 
-# Of a stream whose requests are still under way, a refusal arrives as INTERNAL now and then: docs/LOG.md.
-_WITHOUT_STREAMS_OF_REQUESTS = [method for method in FORWARDED if not method.endswith("/StreamRecords")]
-
-
 def test_a_service_that_refuses_is_passed_on_with_its_time(mesh: Mesh) -> None:
     mesh.peers.refusing.error = ResourceExhaustedError("Too much.", retry_after_s=3)
     try:
-        silent = _silent_services(mesh, Refusal("RESOURCE_EXHAUSTED", 3.0), _WITHOUT_STREAMS_OF_REQUESTS)
+        silent = _silent_services(mesh, Refusal("RESOURCE_EXHAUSTED", 3.0))
         mesh.peers.refusing.error = ResourceExhaustedError("Too much.")  # it knows no time
-        silent += _silent_services(mesh, Refusal("RESOURCE_EXHAUSTED", 1.0), _WITHOUT_STREAMS_OF_REQUESTS)
+        silent += _silent_services(mesh, Refusal("RESOURCE_EXHAUSTED", 1.0))
     finally:
         mesh.peers.refusing.error = None
     assert silent == []
