@@ -99,7 +99,6 @@ def reconcile(stack: StackState, ledger: Ledger) -> None:
     assert finding.sound, finding
 
 
-@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("part", ["kafka", "triton", "elasticsearch"])
 def test_a_frozen_part_is_killed_and_started_again(part: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDEMILL_LIVENESS_PARTS_S", "5")
@@ -116,7 +115,6 @@ def test_a_frozen_part_is_killed_and_started_again(part: str, folder: Path, monk
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk; test_supervision fills one for every user")
-@pytest.mark.timeout(1200)
 def test_a_full_disk_that_is_freed_loses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Without a reserve, so that it really gets full.
     monkeypatch.setenv("TIDEMILL_DISK_RESERVE_BYTES", "0")

@@ -276,7 +276,7 @@ def test_kills_of_the_service_and_of_elasticsearch_lose_no_line_and_double_none(
                 return telemetry.total(f"service:{service_name}") >= 301 and len(roots) > 0
             return False
 
-        wait_until(is_whole)
+        wait_until(is_whole, "all lines and the trace", 240)
         trace_id = emitter.finish()
         assert Counter(_messages(telemetry, service_name)) == Counter(["it broke", *(f"line {n}" for n in range(300))])
         trace = telemetry.search.GetTrace(pb.GetTraceRequest(trace_id=trace_id), timeout=30)
