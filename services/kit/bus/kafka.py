@@ -12,7 +12,13 @@ from typing import Any
 
 from kafka import KafkaProducer
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient, NewTopic
-from kafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, TopicAlreadyExistsError
+from kafka.errors import (
+    IllegalStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    TopicAlreadyExistsError,
+)
 from opentelemetry import trace
 
 from services.kit.bus.brokers import Brokers
@@ -98,6 +104,10 @@ def _reconcile(admin: KafkaAdminClient, topics: Sequence[Topic]) -> None:
     for name, result in admin.alter_configs(changes)["topic"].items():
         if result != "OK":
             logger.warning("topic %s keeps settings that differ from the declared ones: %s", name, result)
+
+
+class _GaveUpError(Exception):
+    """A producer gave up on a message and sends no other; those that wait need another producer."""
 
 
 class KafkaEventPublisher:
@@ -253,16 +263,36 @@ class KafkaEventPublisher:
             raise bus_away("Kafka did not take a dead letter", cause) from cause
 
     def _send(self, topic: Topic, messages: Sequence[EncodedEvent]) -> None:
-        producer = self._connected()
         end = time.monotonic() + self._timeout_s
+        left = list(messages)
+        while left:
+            producer, futures = self._connected(), list[Any]()
+            try:
+                self._send_by(producer, topic, left, futures, end)
+                return
+            except _GaveUpError:
+                # It may have sent some of them, whose receipts are lost: they are sent twice, with the same ids.
+                self._abandon(producer)
+                left = [left[at] for at in range(len(left)) if at >= len(futures) or not futures[at].succeeded()]
+
+    def _send_by(
+        self, producer: KafkaProducer, topic: Topic, messages: Sequence[EncodedEvent], futures: list[Any], end: float
+    ) -> None:
+        """Sends messages by one producer; `futures` gets that of each one that it took."""
         try:
-            futures = [self._enqueue(producer, topic, message, end) for message in messages]
+            for message in messages:
+                futures.append(self._enqueue(producer, topic, message, end))
             for future in futures:
                 # Also when the caller has stopped waiting: a producer that gave up on a message must be replaced.
                 future.add_errback(self._note_failure, producer)
             for future in futures:
-                self._wait_for(future, end)
+                self._wait_for(future, producer, end)
         except MessageSizeTooLargeError:
+            raise
+        except IllegalStateError as error:
+            if self._gave_up(producer):  # another caller has closed it
+                raise _GaveUpError from error
+            self._abandon(producer)
             raise
         except KafkaTimeoutError:
             # If only this caller ran out of time, the messages of other callers are still in flight.
@@ -282,14 +312,23 @@ class KafkaEventPublisher:
             except KafkaTimeoutError:
                 self._left_s(began, end)
 
-    def _wait_for(self, future: Any, end: float) -> None:
-        """Returns when the message is durable; waits no longer than the call's deadline or the end of the process."""
+    def _wait_for(self, future: Any, producer: KafkaProducer, end: float) -> None:
+        """Returns when the message is durable; waits no longer than the call's deadline or the end of the process.
+
+        Raises:
+            _GaveUpError: the producer gave up on another message and will not send this one.
+        """
         began = time.monotonic()
         while not future.is_done:
             left = self._left_s(began, end)
+            if self._gave_up(producer):
+                raise _GaveUpError
             with contextlib.suppress(KafkaTimeoutError):
                 future.get(timeout=min(left, _LOOK_S))
         future.get(timeout=0)
+
+    def _gave_up(self, producer: KafkaProducer) -> bool:
+        return not self._closed and (self._spent is producer or self._producer is not producer)
 
     def _left_s(self, began: float, end: float) -> float:
         """Seconds that are left of a wait that began then, and lasts until `end` at most.

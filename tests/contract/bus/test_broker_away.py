@@ -6,6 +6,7 @@ import contextvars
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -117,3 +118,35 @@ def test_callers_with_little_time_do_not_keep_a_spent_producer(kafka_bus: KafkaB
             assert not hurried("meanwhile")
     wait_until(lambda: hurried("after"), "a producer that sends again")
     publisher.close()
+
+
+def test_a_publication_outlives_a_producer_that_gave_up_on_an_earlier_one(kafka_bus: KafkaBus) -> None:
+    topic = Topic(f"test.{uuid.uuid4().hex}", 1, 3_600_000, "any", "test events")
+    kafka_bus.create(topic)
+    publisher = KafkaEventPublisher(kafka_bus.bootstrap, "test", delivery_timeout_s=12)
+
+    def publish(what: str, deadline_s: float) -> bool:
+        set_call_deadline(deadline_s)
+        try:
+            publisher.publish(topic, [event("a", what), event("a", f"{what} too")])
+        except UnavailableError:
+            return False
+        return True
+
+    def run(what: str, deadline_s: float) -> bool:
+        return contextvars.copy_context().run(publish, what, deadline_s)
+
+    wait_until(lambda: run("before", 10), "a broker that answers")
+    with ThreadPoolExecutor(1) as pool:
+        with frozen(kafka_bus.pid):
+            began = time.monotonic()
+            assert not run("hurried", 2)
+            time.sleep(4)
+            patient = pool.submit(run, "patient", 60)
+            # The producer gives up on the hurried one when it is 12 s old: the patient one has six left.
+            time.sleep(began + 12.5 - time.monotonic())
+        assert patient.result(60)
+    publisher.close()
+    values = [message.value for message in kafka_bus.messages(topic)]
+    assert any(b"patient" in value for value in values)
+    assert any(b"patient too" in value for value in values)
