@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -107,6 +107,9 @@ bench-serving: setup ## what the gateway adds to a call to Triton, into docs/ben
 
 bench-plan: setup ## the memory plan beside what trainings take, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.plan
+
+bench-advise: setup ## how often advice picks what measurements pick, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.advise
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

@@ -66,6 +66,7 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ListRuns": _SEE,
         "WatchRun": _SEE,
         "PlanTraining": _SEE,
+        "AdviseTraining": _SEE,
     },
     "tidemill.inference.v1.InferenceService": {
         "Predict": _ASK,

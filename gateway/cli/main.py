@@ -53,6 +53,7 @@ _COMMANDS = (
     _Command("quickstart", "cycle_commands", _PIPELINES),
     _Command("run", "cycle_commands", _PIPELINES),
     _Command("plan", "plan_command", _PIPELINES),
+    _Command("advise", "advise_command", _PIPELINES),
     _Command("follow", "cycle_commands", _PIPELINES, "follow_cycle"),
     _Command("cycles", "cycle_commands", _PIPELINES),
     _Command("cancel", "cycle_commands", _PIPELINES),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +9,7 @@ import typer
 from rich.table import Table
 from tidemill.training.v1.training_service_pb2 import PlanTrainingRequest, PlanTrainingResponse
 
+from gateway.cli.amounts import byte_count
 from gateway.cli.connection import connect
 from gateway.cli.output import AddressOption, JsonOption, as_json, plain_table, print_json, print_whole, stdout
 from services.kit.errors import InvalidArgumentError
@@ -17,7 +17,6 @@ from services.kit.errors import InvalidArgumentError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COLUMNS = ("strategy", "devices", "weights", "gradients", "optimizer", "activations", "peak", "fits")
 
 
@@ -34,7 +33,9 @@ def plan(
     from gateway.cli.pipeline_file import load_training
 
     training = load_training(file)
-    request = PlanTrainingRequest(spec=training.spec, devices=devices, device_bytes=_bytes(memory))
+    request = PlanTrainingRequest(
+        spec=training.spec, devices=devices, device_bytes=byte_count(memory, "--memory", plain=True)
+    )
     with connect(address) as connection:
         try:
             with connection.errors():
@@ -84,16 +85,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _bytes(text: str) -> int:
-    """The number of bytes in `80GB`, `80 GiB` or `1000000`; 0 if empty."""
-    if not text:
-        return 0
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)", text.strip())
-    if match is None or match.group(2).upper() not in _UNITS:
-        raise InvalidArgumentError(f"--memory: {text!r} is not an amount of memory; write it as 80GB or 64GiB.")
-    return int(float(match.group(1)) * _UNITS[match.group(2).upper()])
 
 
 def _size(count: int) -> str:

@@ -21,6 +21,7 @@ from services.kit.storage.signing import SigningKey, TrustedKeys
 from services.kit.telemetry.metrics import RequestMetrics
 from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
+from services.training.adapters.calibration import MeasuredMachine
 from services.training.adapters.launching import launcher
 from services.training.adapters.machine import LocalMachine
 from services.training.adapters.model_roots import ModelRoots
@@ -28,6 +29,7 @@ from services.training.adapters.registry import MlflowRegistry
 from services.training.adapters.run_store import SqlRunStore
 from services.training.adapters.snapshots import StoredFolders
 from services.training.adapters.worker_processes import WorkerProcesses
+from services.training.app.advising import Advising
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
 from services.training.entrypoints.servicer import TrainingServicer
@@ -61,18 +63,22 @@ async def build(settings: TrainingSettings) -> Service:
         starter,
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
+    models = BaseModels(models_dir, downloads_dir, ModelRoots([models_dir, *added], allowed))
+    machine = LocalMachine(settings.training_memory)
     runs = Runs(
         store,
-        BaseModels(models_dir, downloads_dir, ModelRoots([models_dir, *added], allowed)),
+        models,
         StoredFolders(artifacts, TrustedKeys(key.trusted), settings.snapshot_cache.absolute()),
         registry,
-        LocalMachine(settings.training_memory),
+        machine,
         clock,
         lambda run_id: artifacts.uri("runs", run_id),
     )
 
+    advising = Advising(models, store, machine, MeasuredMachine(models_dir / ".speed"))
+
     def register(server: grpc.aio.Server) -> Sequence[str]:
-        grpc_stubs.add_TrainingServiceServicer_to_server(TrainingServicer(runs), server)
+        grpc_stubs.add_TrainingServiceServicer_to_server(TrainingServicer(runs, advising), server)
         return ["tidemill.training.v1.TrainingService"]
 
     return Service(

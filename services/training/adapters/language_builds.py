@@ -113,7 +113,7 @@ def measure(
     """
     from tokenizers import Tokenizer
 
-    engines = {name: _Engine(folder) for name, folder in folders.items()}
+    engines = {name: Engine(folder) for name, folder in folders.items()}
     tokenizers = {name: Tokenizer.from_file(str(folder / "tokenizer.json")) for name, folder in folders.items()}
     found: dict[VariantName, LanguageMeasurement] = {name: LanguageMeasurement() for name in folders}
     for engine in engines.values():
@@ -131,7 +131,7 @@ def measure(
     return found
 
 
-class _Engine:
+class Engine:
     """A loaded build that answers one request at a time."""
 
     def __init__(self, folder: Path) -> None:

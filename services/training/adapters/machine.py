@@ -25,7 +25,7 @@ class LocalMachine:
         gpus = _gpus()
         if gpus:
             return Machine("cuda", self._memory or min(gpus), len(gpus), half=True)
-        return Machine("cpu", self._memory or _main_memory(), half=_computes_in_16_bits())
+        return Machine("cpu", self._memory or main_memory(), half=_computes_in_16_bits())
 
 
 def _gpus() -> list[int]:
@@ -42,7 +42,8 @@ def _gpus() -> list[int]:
         return []
 
 
-def _main_memory() -> int:
+def main_memory() -> int:
+    """Bytes of the machine, or of the container if that has less."""
     first = Path("/proc/meminfo").read_text(encoding="utf-8").split()
     memory = int(first[1]) * 1024
     try:

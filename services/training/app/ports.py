@@ -9,9 +9,11 @@ from typing import Any, Protocol
 
 from services.kit.failure import Failure
 from services.kit.progress import Progress
+from services.training.domain.device import Device
 from services.training.domain.machine import Machine
 from services.training.domain.report import LossPoint, Report
 from services.training.domain.run import Run
+from services.training.domain.tasks import Architecture
 from services.training.domain.training_spec import BaseModel, TrainingSpec
 
 
@@ -134,6 +136,10 @@ class Announcer(Protocol):
 class BaseModels(Protocol):
     """Resolves names of base models to weights."""
 
+    def names(self) -> Sequence[str]:
+        """Names that are known without a folder."""
+        ...
+
     def find(self, name: str) -> BaseModel:
         """Describes a base model.
 
@@ -160,6 +166,18 @@ class MachineView(Protocol):
 
     def look(self) -> Machine:
         """Its devices and their memory."""
+        ...
+
+
+class MeasuredDevice(Protocol):
+    """The machine as a device that serves."""
+
+    def device(self, architecture: Architecture) -> Device:
+        """Its speed with builds of an architecture; measured when it is asked for first, which takes a minute.
+
+        Raises:
+            UnavailableError: it could not be measured.
+        """
         ...
 
 

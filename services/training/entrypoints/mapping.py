@@ -13,10 +13,13 @@ from tidemill.training.v1 import training_service_pb2 as pb
 
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
+from services.training.domain.advice import Wishes
+from services.training.domain.device import HERE
 from services.training.domain.report import Comparison, LossPoint, Metric, Report
 from services.training.domain.run import Run, RunState
 from services.training.domain.tasks import TASKS, VARIANTS, Task
 from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
+from services.training.engine.advising import Advice
 from services.training.engine.methods import make_method, make_plugin
 from services.training.engine.run_plan import RunPlan
 
@@ -178,6 +181,60 @@ def plan_to(plan: RunPlan) -> pb.PlanTrainingResponse:
             pb.SizePlan(name=each.name, parameters=each.parameters, devices=each.devices or 0) for each in plan.sizes
         ],
         nearest=plan.nearest,
+    )
+
+
+def wishes_from(request: pb.AdviseTrainingRequest) -> Wishes:
+    """What is to be served, and the limits."""
+    defaults = Wishes("generation")
+    return Wishes(
+        task=request.task,
+        device=request.device or HERE,
+        # It is checked there.
+        goal=request.goal,  # type: ignore[arg-type]
+        base_models=tuple(request.base_models),
+        max_input_tokens=request.max_input_tokens or defaults.max_input_tokens,
+        max_target_tokens=request.max_target_tokens or defaults.max_target_tokens,
+        max_size_bytes=request.max_size_bytes,
+        max_latency_ms=request.max_latency_ms,
+        max_memory_bytes=request.max_memory_bytes,
+        max_quality_loss=request.max_quality_loss if request.HasField("max_quality_loss") else None,
+        callers=request.callers or 1,
+    )
+
+
+def advice_to(advice: Advice) -> pb.AdviseTrainingResponse:
+    """Advice as a message."""
+    return pb.AdviseTrainingResponse(
+        device=advice.device.name,
+        device_source=advice.device.source,
+        device_measured=advice.device.measured,
+        goal=advice.goal,
+        candidates=[
+            pb.AdviceCandidate(
+                base_model=each.base_model,
+                parameters=each.parameters,
+                build=each.build,
+                size_bytes=round(each.predicted.size_bytes),
+                memory_bytes=round(each.predicted.memory_bytes),
+                latency_p95_ms=each.predicted.latency_ms,
+                per_second=each.predicted.per_second,
+                quality_loss=each.predicted.quality_loss,
+                measured_runs=each.measured_runs,
+                exceeded=[
+                    pb.ExceededLimit(limit=miss.limit, wanted=miss.wanted, predicted=miss.found) for miss in each.misses
+                ],
+            )
+            for each in advice.candidates
+        ],
+        fits=advice.pick.fits,
+        reason=advice.reason,
+        spec=spec_to(advice.spec),
+        max_quality_loss=advice.max_quality_loss,
+        preference=advice.preference,
+        replicas=advice.serving.replicas,
+        answer_cache_bytes=advice.serving.answer_cache_bytes,
+        notes=advice.notes,
     )
 
 

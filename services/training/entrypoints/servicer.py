@@ -16,6 +16,7 @@ from services.kit.grpc.watching import watch
 from services.kit.ids import ID_PATTERN
 from services.kit.telemetry.context import current_traceparent
 from services.kit.threads import in_thread
+from services.training.app.advising import Advising
 from services.training.app.runs import Runs
 from services.training.entrypoints import mapping
 
@@ -23,8 +24,8 @@ from services.training.entrypoints import mapping
 class TrainingServicer(grpc_stubs.TrainingServiceServicer):
     """Implements `tidemill.training.v1.TrainingService`."""
 
-    def __init__(self, runs: Runs) -> None:
-        self._runs = runs
+    def __init__(self, runs: Runs, advising: Advising) -> None:
+        self._runs, self._advising = runs, advising
 
     async def CreateRun(self, request: pb.CreateRunRequest, context: Any) -> pb.CreateRunResponse:
         """Queues a run."""
@@ -61,3 +62,7 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
         spec = mapping.spec_from(request.spec)
         plan = await asyncio.to_thread(self._runs.plan, spec, request.devices, request.device_bytes)
         return mapping.plan_to(plan)
+
+    async def AdviseTraining(self, request: pb.AdviseTrainingRequest, context: Any) -> pb.AdviseTrainingResponse:
+        """Picks recipe and build."""
+        return mapping.advice_to(await asyncio.to_thread(self._advising.advise, mapping.wishes_from(request)))

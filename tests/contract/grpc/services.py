@@ -247,6 +247,7 @@ class Services:
     async def _training(self, stack: AsyncExitStack) -> None:
         engine = self.engine("training")
         world = self.training = TrainingHarness(engine)
+        servicer = TrainingServicer(world.runs, world.advising)
 
         def end(name: str) -> None:
             while not world.runs.get(name).state.final:
@@ -258,7 +259,7 @@ class Services:
         await self._serve(
             stack,
             "tidemill.training.v1.TrainingService",
-            lambda server: training_grpc.add_TrainingServiceServicer_to_server(TrainingServicer(world.runs), server),
+            lambda server: training_grpc.add_TrainingServiceServicer_to_server(servicer, server),
             engine,
         )
 

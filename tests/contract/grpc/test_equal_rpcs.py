@@ -361,7 +361,8 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
 # These name no resource that must exist: they create, list, search or count, or what they name may come later.
 NAME_NOTHING = {
     *("CountRecords", "EraseFeedback", "EraseUser", "IngestRecords", "MeasureAgreement", "QuarantineFeedback"),
-    *("PutDataset", "PutTrigger", "PublishModel", "CreateImport", "CreateRun", "CreateCycle", "PlanTraining"),
+    *("PutDataset", "PutTrigger", "PublishModel", "CreateImport", "CreateRun", "CreateCycle"),
+    *("AdviseTraining", "PlanTraining"),
     *("BatchRecordFeedback", "RecordFeedback", "ReportAlerts", "TakeReview"),
 }
 # The gateway answers them; tests/unit/gateway has their errors.

@@ -37,16 +37,6 @@ def test_what_is_wrong_in_a_recipe_is_named_with_its_line(tmp_path: Path) -> Non
         load_training(training)
 
 
-@pytest.mark.parametrize(("text", "count"), [("", 0), ("80GB", 80 * 10**9), ("1.5 GiB", 1610612736), ("1000", 1000)])
-def test_amounts_of_memory(text: str, count: int) -> None:
-    assert plan_command._bytes(text) == count
-
-
-def test_an_invalid_amount_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match="--memory: 'much' is not an amount"):
-        plan_command._bytes("much")
-
-
 def test_a_row_for_each_strategy_and_size() -> None:
     found = pb.PlanTrainingResponse(
         strategies=[

@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,13 +26,15 @@ from services.kit.failure import Failure
 from services.kit.progress import Progress
 from services.training.adapters.run_store import SqlRunStore
 from services.training.adapters.tables import runs as runs_table
+from services.training.app.advising import Advising
 from services.training.app.ports import WorkerView
 from services.training.app.runs import Runs
 from services.training.app.supervision import Supervision
+from services.training.domain.device import DEVICES, HERE, Device
 from services.training.domain.machine import Machine
 from services.training.domain.report import LossPoint, Metric, Report, Variant
 from services.training.domain.run import Run, RunState
-from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.tasks import Architecture, TextClassificationTask
 from services.training.domain.training_spec import BaseModel, Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
 from services.training.entrypoints.mapping import run_to
@@ -105,6 +107,9 @@ class FakeAnnouncer:
 
 
 class FakeModels:
+    def names(self) -> Sequence[str]:
+        return ["encoder"]
+
     def find(self, name: str) -> BaseModel:
         return BaseModel(name, name, "encoder", 512)
 
@@ -120,6 +125,11 @@ class FakeMachine:
 
     def look(self) -> Machine:
         return Machine("cpu", self.memory_bytes)
+
+
+class FakeMeasuredDevice:
+    def device(self, architecture: Architecture) -> Device:
+        return replace(DEVICES["server"], name=HERE, measured=True)
 
 
 class FakeArtifacts:
@@ -153,6 +163,7 @@ class Harness:
             self.clock,
             lambda i: f"file:///runs/{i}",
         )
+        self.advising = Advising(FakeModels(), self.store, self.machine, FakeMeasuredDevice())
         self.restart()
 
     def restart(self) -> None:

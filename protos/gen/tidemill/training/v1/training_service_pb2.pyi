@@ -478,3 +478,241 @@ class PlanTrainingResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PlanTrainingResponse: _TypeAlias = PlanTrainingResponse  # noqa: Y015
+
+@_typing.final
+class AdviseTrainingRequest(_message.Message):
+    """Request of AdviseTraining. A limit of zero is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
+    BASE_MODELS_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_TARGET_TOKENS_FIELD_NUMBER: _builtins.int
+    MAX_SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_LATENCY_MS_FIELD_NUMBER: _builtins.int
+    MAX_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_QUALITY_LOSS_FIELD_NUMBER: _builtins.int
+    CALLERS_FIELD_NUMBER: _builtins.int
+    task: _builtins.str
+    """`generation`, `text_classification` or `token_classification`."""
+    device: _builtins.str
+    """`edge`, `mobile` or `server`, whose speed is assumed, or `here`, the mesh's machine, which is measured; `here` when
+    empty.
+    """
+    goal: _builtins.str
+    """`balanced`, `accuracy`, `real_time`, `offline`, `concurrency` or `small`; when empty what suits the device:
+    `concurrency` for several callers, `small` on edge and mobile, else `balanced`.
+    """
+    max_input_tokens: _builtins.int
+    """Longest input in tokens, by which times are predicted; 128 when zero."""
+    max_target_tokens: _builtins.int
+    """Longest answer in tokens, of a generation; 32 when zero."""
+    max_size_bytes: _builtins.int
+    """Largest folder of the build."""
+    max_latency_ms: _builtins.float
+    """Longest time of a whole answer to one caller, 95th percentile."""
+    max_memory_bytes: _builtins.int
+    """Most memory of the process that serves; that of the device when zero."""
+    max_quality_loss: _builtins.float
+    """Largest relative loss of quality against the tuned model; 0.02 for encoders and 0.05 for writers when not set."""
+    callers: _builtins.int
+    """Callers at the same time; 1 when zero."""
+    @_builtins.property
+    def base_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Base models to choose from, by the name of a prepared one or a folder with a `config.json`; the prepared ones when
+        empty.
+        """
+
+    def __init__(
+        self,
+        *,
+        task: _builtins.str = ...,
+        device: _builtins.str = ...,
+        goal: _builtins.str = ...,
+        base_models: _abc.Iterable[_builtins.str] | None = ...,
+        max_input_tokens: _builtins.int = ...,
+        max_target_tokens: _builtins.int = ...,
+        max_size_bytes: _builtins.int = ...,
+        max_latency_ms: _builtins.float = ...,
+        max_memory_bytes: _builtins.int = ...,
+        max_quality_loss: _builtins.float | None = ...,
+        callers: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_quality_loss", b"_max_quality_loss", "max_quality_loss", b"max_quality_loss"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_quality_loss", b"_max_quality_loss", "base_models", b"base_models", "callers", b"callers", "device", b"device", "goal", b"goal", "max_input_tokens", b"max_input_tokens", "max_latency_ms", b"max_latency_ms", "max_memory_bytes", b"max_memory_bytes", "max_quality_loss", b"max_quality_loss", "max_size_bytes", b"max_size_bytes", "max_target_tokens", b"max_target_tokens", "task", b"task"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_quality_loss: _TypeAlias = _typing.Literal["max_quality_loss"]  # noqa: Y015
+    _WhichOneofArgType__max_quality_loss: _TypeAlias = _typing.Literal["_max_quality_loss", b"_max_quality_loss"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_quality_loss) -> _WhichOneofReturnType__max_quality_loss | None: ...
+
+Global___AdviseTrainingRequest: _TypeAlias = AdviseTrainingRequest  # noqa: Y015
+
+@_typing.final
+class ExceededLimit(_message.Message):
+    """A limit that a candidate exceeds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
+    PREDICTED_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """The field of the request, such as `max_size_bytes`."""
+    wanted: _builtins.float
+    """The limit."""
+    predicted: _builtins.float
+    """What is predicted."""
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+        wanted: _builtins.float = ...,
+        predicted: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "predicted", b"predicted", "wanted", b"wanted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExceededLimit: _TypeAlias = ExceededLimit  # noqa: Y015
+
+@_typing.final
+class AdviceCandidate(_message.Message):
+    """A build of a base model, as it is predicted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BASE_MODEL_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    BUILD_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LATENCY_P95_MS_FIELD_NUMBER: _builtins.int
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    QUALITY_LOSS_FIELD_NUMBER: _builtins.int
+    MEASURED_RUNS_FIELD_NUMBER: _builtins.int
+    EXCEEDED_FIELD_NUMBER: _builtins.int
+    base_model: _builtins.str
+    """Base model."""
+    parameters: _builtins.int
+    """Its weights."""
+    build: _builtins.str
+    """`fp32`, `int8` or `int4`."""
+    size_bytes: _builtins.int
+    """Size of its folder."""
+    memory_bytes: _builtins.int
+    """Memory of the process that serves it."""
+    latency_p95_ms: _builtins.float
+    """95th percentile of a whole answer to the longest input, for one caller."""
+    per_second: _builtins.float
+    """Generation: tokens a second behind the first. Else texts a second."""
+    quality_loss: _builtins.float
+    """Relative loss of quality against the tuned model."""
+    measured_runs: _builtins.int
+    """Number of runs that this loss was measured by; zero where it is what is usual."""
+    @_builtins.property
+    def exceeded(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExceededLimit]:
+        """Why it does not fit; empty if it does."""
+
+    def __init__(
+        self,
+        *,
+        base_model: _builtins.str = ...,
+        parameters: _builtins.int = ...,
+        build: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        latency_p95_ms: _builtins.float = ...,
+        per_second: _builtins.float = ...,
+        quality_loss: _builtins.float = ...,
+        measured_runs: _builtins.int = ...,
+        exceeded: _abc.Iterable[Global___ExceededLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "build", b"build", "exceeded", b"exceeded", "latency_p95_ms", b"latency_p95_ms", "measured_runs", b"measured_runs", "memory_bytes", b"memory_bytes", "parameters", b"parameters", "per_second", b"per_second", "quality_loss", b"quality_loss", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdviceCandidate: _TypeAlias = AdviceCandidate  # noqa: Y015
+
+@_typing.final
+class AdviseTrainingResponse(_message.Message):
+    """Response of AdviseTraining."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_SOURCE_FIELD_NUMBER: _builtins.int
+    DEVICE_MEASURED_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    MAX_QUALITY_LOSS_FIELD_NUMBER: _builtins.int
+    PREFERENCE_FIELD_NUMBER: _builtins.int
+    REPLICAS_FIELD_NUMBER: _builtins.int
+    ANSWER_CACHE_BYTES_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """The device."""
+    device_source: _builtins.str
+    """Where its speed is known from, for a person to read."""
+    device_measured: _builtins.bool
+    """Whether its speed was measured."""
+    goal: _builtins.str
+    """The goal."""
+    fits: _builtins.bool
+    """Whether the first one fits."""
+    reason: _builtins.str
+    """Why it is the first, for a person to read."""
+    max_quality_loss: _builtins.float
+    """Gate.max_quality_loss."""
+    preference: _builtins.str
+    """Rollout.preference: `fastest`, `smallest` or `best_quality`."""
+    replicas: _builtins.int
+    """Devices of the kind that answer side by side, so that all callers have their answers within the latency."""
+    answer_cache_bytes: _builtins.int
+    """Memory for answers that are the same each time, TIDEMILL_ANSWER_CACHE_BYTES; zero for none."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___AdviceCandidate]:
+        """Best first; if none fits, nearest first."""
+
+    @_builtins.property
+    def spec(self) -> _run_pb2.TrainingSpec:
+        """Trains it: base model, task with columns to be replaced, method, optimization, build."""
+
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else a person must know."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        device_source: _builtins.str = ...,
+        device_measured: _builtins.bool = ...,
+        goal: _builtins.str = ...,
+        candidates: _abc.Iterable[Global___AdviceCandidate] | None = ...,
+        fits: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        spec: _run_pb2.TrainingSpec | None = ...,
+        max_quality_loss: _builtins.float = ...,
+        preference: _builtins.str = ...,
+        replicas: _builtins.int = ...,
+        answer_cache_bytes: _builtins.int = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer_cache_bytes", b"answer_cache_bytes", "candidates", b"candidates", "device", b"device", "device_measured", b"device_measured", "device_source", b"device_source", "fits", b"fits", "goal", b"goal", "max_quality_loss", b"max_quality_loss", "notes", b"notes", "preference", b"preference", "reason", b"reason", "replicas", b"replicas", "spec", b"spec"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdviseTrainingResponse: _TypeAlias = AdviseTrainingResponse  # noqa: Y015

@@ -70,6 +70,11 @@ class TrainingServiceStub:
                 request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingRequest.SerializeToString,
                 response_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingResponse.FromString,
                 _registered_method=True)
+        self.AdviseTraining = channel.unary_unary(
+                '/tidemill.training.v1.TrainingService/AdviseTraining',
+                request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.AdviseTrainingRequest.SerializeToString,
+                response_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.AdviseTrainingResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer:
@@ -125,6 +130,14 @@ class TrainingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AdviseTraining(self, request, context):
+        """Picks recipe and build for a device and its limits, by prediction; loads no weights and stores no run. The first call
+        that is about this machine measures it, which takes a minute.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +175,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.PlanTraining,
                     request_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingRequest.FromString,
                     response_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingResponse.SerializeToString,
+            ),
+            'AdviseTraining': grpc.unary_unary_rpc_method_handler(
+                    servicer.AdviseTraining,
+                    request_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.AdviseTrainingRequest.FromString,
+                    response_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.AdviseTrainingResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -354,6 +372,33 @@ class TrainingService:
             '/tidemill.training.v1.TrainingService/PlanTraining',
             tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingRequest.SerializeToString,
             tidemill_dot_training_dot_v1_dot_training__service__pb2.PlanTrainingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AdviseTraining(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.training.v1.TrainingService/AdviseTraining',
+            tidemill_dot_training_dot_v1_dot_training__service__pb2.AdviseTrainingRequest.SerializeToString,
+            tidemill_dot_training_dot_v1_dot_training__service__pb2.AdviseTrainingResponse.FromString,
             options,
             channel_credentials,
             insecure,

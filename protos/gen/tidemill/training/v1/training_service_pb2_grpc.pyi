@@ -47,6 +47,10 @@ class TrainingServiceStub:
     """Moves the alias `champion` of the registry to the model of a run."""
     PlanTraining: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.PlanTrainingRequest, _training_service_pb2.PlanTrainingResponse]
     """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing."""
+    AdviseTraining: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.AdviseTrainingRequest, _training_service_pb2.AdviseTrainingResponse]
+    """Picks recipe and build for a device and its limits, by prediction; loads no weights and stores no run. The first call
+    that is about this machine measures it, which takes a minute.
+    """
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
@@ -67,6 +71,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     """Moves the alias `champion` of the registry to the model of a run."""
     PlanTraining: _aio.UnaryUnaryMultiCallable[_training_service_pb2.PlanTrainingRequest, _training_service_pb2.PlanTrainingResponse]  # type: ignore[assignment]
     """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing."""
+    AdviseTraining: _aio.UnaryUnaryMultiCallable[_training_service_pb2.AdviseTrainingRequest, _training_service_pb2.AdviseTrainingResponse]  # type: ignore[assignment]
+    """Picks recipe and build for a device and its limits, by prediction; loads no weights and stores no run. The first call
+    that is about this machine measures it, which takes a minute.
+    """
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns a data-set version into a measured candidate."""
@@ -126,5 +134,15 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.PlanTrainingResponse, _abc.Awaitable[_training_service_pb2.PlanTrainingResponse]]:
         """Plans the memory of a run from its spec and the base model's configuration; loads and stores nothing."""
+
+    @_abc_1.abstractmethod
+    def AdviseTraining(
+        self,
+        request: _training_service_pb2.AdviseTrainingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.AdviseTrainingResponse, _abc.Awaitable[_training_service_pb2.AdviseTrainingResponse]]:
+        """Picks recipe and build for a device and its limits, by prediction; loads no weights and stores no run. The first call
+        that is about this machine measures it, which takes a minute.
+        """
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
