@@ -44,6 +44,15 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "ReplayDeadLetters": _RUN,
         "DropDeadLetters": _RUN,
     },
+    "tidemill.ingest.v1.SourceService": {
+        "PutSource": _RUN,
+        "GetSource": _SEE,
+        "ListSources": _SEE,
+        "PauseSource": _RUN,
+        "ResumeSource": _RUN,
+        "DeleteSource": _RUN,
+        "CollectSource": _RUN,
+    },
     "tidemill.cleaning.v1.CleaningService": {
         "CleanText": frozenset({Role.READ, Role.INGEST, Role.OPERATE}),
         "CountRecords": _SEE,

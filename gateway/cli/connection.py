@@ -14,6 +14,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2_grpc import CleaningServiceStub
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.ingest.v1.dead_letter_service_pb2_grpc import DeadLetterServiceStub
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
+from tidemill.ingest.v1.source_service_pb2_grpc import SourceServiceStub
 from tidemill.pipeline.v1.exclusion_service_pb2_grpc import ExclusionServiceStub
 from tidemill.pipeline.v1.judge_service_pb2_grpc import JudgeServiceStub
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
@@ -143,6 +144,7 @@ class Connection:
         self.cleaning = CleaningServiceStub(self._channel)
         self.dead_letters = DeadLetterServiceStub(self._channel)
         self.ingest = IngestServiceStub(self._channel)
+        self.sources = SourceServiceStub(self._channel)
         self.inference = InferenceServiceStub(self._channel)
         self.pipeline = PipelineServiceStub(self._channel)
         self.exclusion = ExclusionServiceStub(self._channel)

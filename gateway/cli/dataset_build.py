@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
     WatchDatasetVersionRequest,
 )
 from tidemill.cleaning.v1.dataset_pb2 import DatasetSpec, DatasetVersion
-from tidemill.ingest.v1.ingest_service_pb2 import CreateImportRequest, WatchImportRequest
+from tidemill.ingest.v1.ingest_service_pb2 import CreateImportRequest
 from tidemill.ingest.v1.source_import_pb2 import Import
 
 from gateway.cli import stack_commands
@@ -24,9 +23,9 @@ from gateway.cli.allowed_sources import allow, wanted_roots
 from gateway.cli.connection import Connection, connect
 from gateway.cli.cycle_commands import AllowOption, missing_assets
 from gateway.cli.dataset_commands import VersionName, dataset, find_version, print_version, replaced
+from gateway.cli.import_view import imported, states
 from gateway.cli.mesh_owner import as_owner, show_to_mesh
 from gateway.cli.output import EXIT_INTERRUPTED, AddressOption, JsonOption, as_json, print_json, stderr, stdout
-from gateway.cli.patience import watched
 from gateway.cli.pipeline_file import PipelineFile, load_dataset
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
@@ -126,13 +125,13 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
     except InvalidArgumentError as error:
         raise file.locate(_renamed(error, "dataset.")) from error
     begun = [_import(connection, file, number) for number in range(len(spec.sources))]
-    imports = [_imported(connection, each, console) for each in begun]
+    imports = [imported(connection, each, console) for each in begun]
     version = _built(connection, spec.dataset.name, imports, console)
     if version.failure.reason == _LOST:
         console.print("The bus lost records; their sources are pulled again.", style="yellow")
         for number, each in enumerate(imports):
             if each.name in version.failure.metadata:
-                imports[number] = _imported(connection, _import(connection, file, number, resend=True), console)
+                imports[number] = imported(connection, _import(connection, file, number, resend=True), console)
         version = _built(connection, spec.dataset.name, imports, console)
     if version.state != DatasetVersion.STATE_READY:
         raise FailedPreconditionError(
@@ -144,40 +143,13 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
 
 def _import(connection: Connection, file: PipelineFile, number: int, *, resend: bool = False) -> Import:
     request = CreateImportRequest(request_id=new_id(), spec=file.spec.sources[number], resend=resend)
+    request.spec.ClearField("collect")
     try:
         with connection.errors():
             answer = connection.ingest.CreateImport(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
             return answer.source_import
     except InvalidArgumentError as error:
         raise file.locate(_renamed(error, f"sources[{number}].")) from error
-
-
-def _imported(connection: Connection, begun: Import, console: Console) -> Import:
-    """The import once it has ended.
-
-    Raises:
-        FailedPreconditionError: it failed, or was cancelled.
-    """
-    ended = begun
-    with console.status(f"collecting {begun.spec.source}") as shown:
-        call, request = connection.ingest.WatchImport, WatchImportRequest(name=begun.name)
-        for answer in _states(connection, call, request, lambda answer: answer.source_import.state):
-            ended = answer.source_import
-            shown.update(f"collecting {begun.spec.source}: {ended.record_count:,} records")
-    if ended.state != Import.STATE_SUCCEEDED:
-        raise FailedPreconditionError(
-            ended.failure.message or f"{ended.name} was cancelled by someone else; build again.",
-            reason=ended.failure.reason or "WORK_CANCELLED",
-        )
-    known = "unchanged, " if begun.reused else ""
-    refused = (
-        f", {ended.rejected_count:,} refused (`tidemill dlq list --import {ended.name}`)"
-        if ended.rejected_count
-        else ""
-    )
-    gone = f", {ended.withdrawn_count:,} gone" if ended.withdrawn_count else ""
-    console.print(f"{ended.spec.source}: {known}{ended.record_count:,} records{gone}{refused}", soft_wrap=True)
-    return ended
 
 
 def _built(connection: Connection, name: str, imports: list[Import], console: Console) -> DatasetVersion:
@@ -195,21 +167,11 @@ def _built(connection: Connection, name: str, imports: list[Import], console: Co
     version: DatasetVersion = answer.dataset_version
     with console.status(f"building {version.name}") as shown:
         call, watched = connection.cleaning.WatchDatasetVersion, WatchDatasetVersionRequest(name=version.name)
-        for state in _states(connection, call, watched, lambda answer: answer.dataset_version.state):
+        for state in states(connection, call, watched, lambda answer: answer.dataset_version.state):
             version = state.dataset_version
             progress = version.progress
             shown.update(f"building {version.name}: {progress.phase} {progress.done:,} of {progress.total:,}")
     return version
-
-
-def _states(connection: Connection, call: Any, request: Any, state: Any) -> Iterator[Any]:
-    """Every state of an import or a version, the last one final."""
-    # The first state after "not set" of imports and of versions is the one of work that has not ended.
-    return watched(
-        lambda: call(request, metadata=connection.metadata),
-        lambda answer: state(answer) > Import.STATE_RUNNING,
-        "the same command",
-    )
 
 
 def _renamed(error: InvalidArgumentError, prefix: str) -> InvalidArgumentError:

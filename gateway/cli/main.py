@@ -59,6 +59,7 @@ _COMMANDS = (
     _Command("cancel", "cycle_commands", _PIPELINES),
     _Command("why", "trigger_commands", _PIPELINES),
     _Command("triggers", "trigger_commands", _PIPELINES),
+    _Command("sources", "source_commands", _DATA),
     _Command("dataset", "dataset_build", _DATA),
     _Command("clean", "clean_commands", _DATA),
     _Command("explain", "clean_commands", _DATA),

@@ -31,6 +31,7 @@ from services.kit.grpc.validation import validate
 
 NOT_FOR_DATASETS = ("training", "gate", "rollout")
 """Sections that a file for `tidemill dataset build` may lack."""
+_NOT_FOR_SOURCES = ("name", "dataset", *NOT_FOR_DATASETS)
 _VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*))?\}")
 _TAG = "tag:yaml.org,2002:"
 _KINDS = {"map": "a mapping", "seq": "a list", "str": "text", "int": "a number", "float": "a number", "null": "nothing"}
@@ -90,6 +91,17 @@ def load_dataset(path: Path) -> PipelineFile:
     return PipelineFile(path, spec, places)
 
 
+def load_sources(path: Path) -> PipelineFile:
+    """Sources of a file; everything else may be absent.
+
+    Raises:
+        InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
+    """
+    spec = cycle_pb2.PipelineSpec()
+    places = _load(path, spec, optional=_NOT_FOR_SOURCES)
+    return PipelineFile(path, spec, places)
+
+
 def load_training(path: Path) -> TrainingFile:
     """The training of a file: of a pipeline if it names sources, else the whole file is a `training` section.
 
@@ -125,7 +137,8 @@ def _load(path: Path, spec: Message, optional: Sequence[str] = ()) -> Mapping[st
     try:
         validate(spec)
     except InvalidArgumentError as error:
-        absent = [name for name in optional if not spec.HasField(name)]
+        given = {field.name for field, _ in spec.ListFields()}
+        absent = [name for name in optional if name not in given]
         left = [violation for violation in error.violations if violation.field not in absent]
         if left or not error.violations:
             raise _located(path, reader.places, InvalidArgumentError(error.message, violations=left)) from error

@@ -23,5 +23,10 @@ def dead_letter_name(name: str) -> str:
     return _in("dead-letters", name)
 
 
+def source_name(name: str) -> str:
+    """`sources/{source}`."""
+    return _in("sources", name)
+
+
 def _in(collection: str, name: str) -> str:
     return f"{collection}/{name.removeprefix(f'{collection}/')}"

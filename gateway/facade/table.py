@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from tidemill.cleaning.v1 import cleaning_service_pb2
 from tidemill.inference.v1 import inference_service_pb2
-from tidemill.ingest.v1 import dead_letter_service_pb2, ingest_service_pb2
+from tidemill.ingest.v1 import dead_letter_service_pb2, ingest_service_pb2, source_service_pb2
 from tidemill.pipeline.v1 import (
     exclusion_service_pb2,
     judge_service_pb2,
@@ -62,6 +62,22 @@ def public_services() -> tuple[PublicService, ...]:
     return (
         PublicService("ingest", _service(ingest_service_pb2, "IngestService")),
         PublicService("ingest", _service(dead_letter_service_pb2, "DeadLetterService")),
+        PublicService(
+            "ingest",
+            _service(source_service_pb2, "SourceService"),
+            # DeclareSources is the pipeline service's.
+            frozenset(
+                {
+                    "PutSource",
+                    "GetSource",
+                    "ListSources",
+                    "PauseSource",
+                    "ResumeSource",
+                    "DeleteSource",
+                    "CollectSource",
+                }
+            ),
+        ),
         PublicService(
             "cleaning",
             _service(cleaning_service_pb2, "CleaningService"),

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as dead_letter_stubs
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as grpc_stubs
+from tidemill.ingest.v1 import source_service_pb2_grpc as source_stubs
 
 from services.ingest.adapters.crawl.page_store import SqlPageStore
 from services.ingest.adapters.dead_letter_log import KafkaDeadLetterLog
@@ -22,17 +23,21 @@ from services.ingest.adapters.source_files.port import ReadLimits
 from services.ingest.adapters.source_files.roots import SourceRoots
 from services.ingest.adapters.source_files.s3 import s3_endpoint
 from services.ingest.adapters.source_files.secrets import SourceSecrets
+from services.ingest.adapters.source_store import SqlSourceStore
 from services.ingest.adapters.sources import FileSources
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
 from services.ingest.app.dead_letters import DeadLetters
+from services.ingest.app.declared_sources import DeclaredSources
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.runner import ImportRunner
 from services.ingest.entrypoints.accept_pool import AcceptPool
+from services.ingest.entrypoints.collection_worker import CollectionWorker
 from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
 from services.ingest.entrypoints.inbound import InboundHandler
 from services.ingest.entrypoints.losses import LossHandler
 from services.ingest.entrypoints.servicer import IngestServicer
+from services.ingest.entrypoints.source_servicer import SourceServicer
 from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.ingest.entrypoints.worker import ImportWorker
 from services.ingest.settings import IngestSettings
@@ -66,7 +71,8 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     look_ups = ThreadPoolExecutor(16, thread_name_prefix="look-up")
     sources = _sources(settings, look_ups, SqlPageStore(engine))
     intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
-    imports = Imports(store, sources, clock)
+    declared = SqlSourceStore(engine)
+    imports = Imports(store, sources, declared, clock)
     runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
     consumed = ConsumerMetrics(metrics.registry)
     consumer = KafkaEventConsumer(
@@ -90,20 +96,32 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     accepting = AcceptPool(16, settings.accepting_bytes)
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
+    collecting = SurveyPool(settings.surveyed_at_once)
+    collected = DeclaredSources(declared, imports, store, clock)
+    collector = CollectionWorker(collected, collecting, lambda: worker.origins)
     letters = DeadLetters(KafkaDeadLetterLog(settings.brokers, publisher), SqlMarkStore(engine), clock)
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         grpc_stubs.add_IngestServiceServicer_to_server(IngestServicer(intake, imports, accepting, surveys), server)
         dead_letter_stubs.add_DeadLetterServiceServicer_to_server(DeadLetterServicer(letters), server)
-        return ["tidemill.ingest.v1.IngestService", "tidemill.ingest.v1.DeadLetterService"]
+        source_stubs.add_SourceServiceServicer_to_server(SourceServicer(collected, collector), server)
+        return [f"tidemill.ingest.v1.{name}Service" for name in ("Ingest", "DeadLetter", "Source")]
 
     return Service(
         register=register,
         consumers=[consumer, losses, retention],
-        tasks=[worker.run],
+        tasks=[worker.run, collector.run],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock), kept_elsewhere=["IngestRecords"]),
-        closers=[surveys.close, worker.close, publisher.close, accepting.close, look_ups.shutdown, engine.dispose],
+        closers=[
+            surveys.close,
+            collecting.close,
+            worker.close,
+            publisher.close,
+            accepting.close,
+            look_ups.shutdown,
+            engine.dispose,
+        ],
     )
 
 

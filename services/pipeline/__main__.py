@@ -45,7 +45,7 @@ from services.pipeline.adapters.judge_calls import JudgeCalls
 from services.pipeline.adapters.judge_store import SqlJudgeStore
 from services.pipeline.adapters.lesson_files import StoredLessonFiles
 from services.pipeline.adapters.notifiers import LogNotifier, MailNotifier, Notifiers, WebhookNotifier
-from services.pipeline.adapters.peers import DatasetVersions, Imports, Runs, ServedModels
+from services.pipeline.adapters.peers import DatasetVersions, DeclaredSources, Imports, Runs, ServedModels
 from services.pipeline.adapters.review_store import SqlReviewStore
 from services.pipeline.adapters.rollout_metrics import SqlRolloutMetrics
 from services.pipeline.adapters.rollout_routing import InferenceRouting
@@ -119,6 +119,7 @@ async def build(settings: PipelineSettings, metrics: RequestMetrics) -> Service:
     datasets, tracing = DatasetVersions(cleaning), SpanTracing()
     dependencies = CycleDependencies(
         cycles=SqlCycleStore(engine),
+        sources=DeclaredSources(ingest),
         imports=Imports(ingest),
         datasets=datasets,
         dataset_versions=datasets,

@@ -14,12 +14,14 @@ from services.kit.failure import Failure
 from services.kit.progress import Progress
 
 
-def _spec_json(spec: SourceSpec) -> dict[str, Any]:
+def spec_json(spec: SourceSpec) -> dict[str, Any]:
+    """JSON of a spec."""
     flags = {"may_be_empty": True} if spec.may_be_empty else {}
     return {"source": spec.source, spec.kind.field: asdict(spec)["kind"], "max_records": spec.max_records, **flags}
 
 
-def _spec_of(value: Mapping[str, Any]) -> SourceSpec:
+def spec_of(value: Mapping[str, Any]) -> SourceSpec:
+    """Spec of its JSON."""
     (name,) = value.keys() - {"source", "max_records", "may_be_empty"}
     options = value[name]
     kind = PluginSource(**options) if name == PluginSource.field else make_format(name, options)
@@ -37,7 +39,7 @@ def import_row(item: Import) -> dict[str, Any]:
     return {
         "name": item.name,
         "state": item.state.value,
-        "spec": _spec_json(item.spec),
+        "spec": spec_json(item.spec),
         "spec_digest": item.spec.digest,
         "source_digest": item.source_digest,
         "create_time": item.create_time,
@@ -57,7 +59,7 @@ def import_of(row: RowMapping) -> Import:
     body = row["body"]
     return Import(
         row["name"],
-        _spec_of(row["spec"]),
+        spec_of(row["spec"]),
         ImportState(row["state"]),
         row["create_time"],
         row["update_time"],

@@ -49,6 +49,12 @@ class SqlImportStore:
         )
         return found[0] if found else None
 
+    def last_success(self, origin: str) -> Import | None:
+        """See the port."""
+        mine = (imports.c.origin == origin, imports.c.state == ImportState.SUCCEEDED.value)
+        found = self._imports(select(imports).where(*mine).order_by(imports.c.name.desc()).limit(1))
+        return found[0] if found else None
+
     def latest_change(self) -> datetime | None:
         """When an import last changed; None if it does not exist."""
         with translate_database_errors(), self._reads.connect() as connection:

@@ -106,3 +106,36 @@ crawled_pages = Table(
     Column("refusal", JsonText),
 )
 Index("ix_crawled_pages_listed", crawled_pages.c.origin, crawled_pages.c.listed_by, crawled_pages.c.number)
+
+# What the mesh collects by itself. A row that is deleted waits for its last import to end; then its state goes, too.
+declared_sources = Table(
+    "declared_sources",
+    metadata,
+    Column("source", String(64), primary_key=True),
+    Column("spec", JsonText, nullable=False),
+    Column("origin", String(64), nullable=False, index=True),
+    Column("timetable", JsonText),
+    Column("pipeline", String(80), nullable=False),
+    Column("paused", Boolean, nullable=False),
+    Column("pause_reason", String(256), nullable=False),
+    Column("create_time", UtcMicros, nullable=False),
+    Column("update_time", UtcMicros, nullable=False),
+    Column("due_time", UtcMicros, index=True),
+    Column("deleted", Boolean, nullable=False),
+)
+
+# Orders to collect a source; `order_id` is the request id of the import that answers it.
+source_collections = Table(
+    "source_collections",
+    metadata,
+    Column("order_id", String(64), primary_key=True),
+    Column("source", String(64), nullable=False),
+    Column("spec", JsonText, nullable=False),
+    Column("order_time", UtcMicros, nullable=False),
+    Column("actor", String(160), nullable=False),
+    Column("pending", Boolean, nullable=False, index=True),
+    Column("import_name", String(80), nullable=False),
+    Column("reused", Boolean, nullable=False),
+    Column("failure", JsonText),
+)
+Index("ix_source_collections_source", source_collections.c.source, source_collections.c.order_time)

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import ImportStore, Sources
+from services.ingest.app.source_ports import SourceStore
+from services.ingest.domain.declared_source import DeclaredSource, source_paused
 from services.ingest.domain.source_import import Import, ImportState, SourceSpec, check_spec
 from services.kit.clock import Clock
 from services.kit.errors import not_found, request_id_reused
@@ -19,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Imports:
     """Creates, reads, lists and cancels imports."""
 
-    def __init__(self, store: ImportStore, sources: Sources, clock: Clock) -> None:
+    def __init__(self, store: ImportStore, sources: Sources, declared: SourceStore, clock: Clock) -> None:
         self._store = store
+        self._declared = declared
         self._sources = sources
         self._clock = clock
 
@@ -43,7 +46,7 @@ class Imports:
         Raises:
             InvalidArgumentError: the spec does not name a source, or the request id was used for another spec.
             PermissionDeniedError: the source must not be read.
-            FailedPreconditionError: the source cannot be read.
+            FailedPreconditionError: the source cannot be read, or is paused and was not collected before.
             InterruptedReadError: the interrupt was set before the source had been checked.
             AbortedError: the same request is being handled.
         """
@@ -53,6 +56,8 @@ class Imports:
             if given.spec_digest != spec.digest:
                 raise request_id_reused(request_id, "import", **{"import": given.import_name})
             return self.get(given.import_name), given.reused
+        if (paused := self._declared.paused(spec.origin)) is not None:
+            return self._of_paused(paused, spec, request_id, resend=resend), True
         survey = self._sources.survey(spec, interrupt)
         earlier = self._store.newest_import(spec.origin)
         # A later import, even one that did not finish, may have changed or withdrawn what an earlier one brought.
@@ -67,6 +72,14 @@ class Imports:
         draft = Import(f"imports/{new_id()}", spec, ImportState.RUNNING, now, now, traceparent=traceparent)
         self._store.create_import(draft, request_id)
         return draft, False
+
+    def _of_paused(self, paused: DeclaredSource, spec: SourceSpec, request_id: str, *, resend: bool) -> Import:
+        """The last import of a paused source: nothing is pulled from it."""
+        earlier = self._store.last_success(spec.origin)
+        if earlier is None or resend or earlier.spec.digest != spec.digest or self._may_be_lost(earlier):
+            raise source_paused(paused)
+        self._store.reuse_import(earlier, request_id)
+        return earlier
 
     def _may_be_lost(self, earlier: Import) -> bool:
         """Whether a loss was found since it began: its records may be among those that no consumer has."""

@@ -139,6 +139,10 @@ class ImportStore(Protocol):
         """The last import of an origin, in whatever state."""
         ...
 
+    def last_success(self, origin: str) -> Import | None:
+        """The last import of an origin that succeeded."""
+        ...
+
     def note_loss(self, moment: datetime) -> None:
         """Keeps when a consumer found that the bus had deleted records unread; a repeat changes nothing."""
         ...

@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 from datetime import UTC
 
 from google.protobuf.json_format import MessageToDict
-from tidemill.ingest.v1 import source_import_pb2
+from tidemill.ingest.v1 import source_import_pb2, source_pb2
 from tidemill.ingest.v1.record_pb2 import Record
 
+from services.ingest.domain.declared_source import Collection, SourceView, Timetable
 from services.ingest.domain.record import RawRecord
 from services.ingest.domain.source_import import Import, ImportState, PluginSource, SourceKind, SourceSpec
 from services.ingest.engine.formats import make_format
@@ -85,4 +86,43 @@ def import_to(item: Import, *, reused: bool = False) -> source_import_pb2.Import
         not_synchronized=item.not_synchronized,
         failure=failure_to(item.failure),
         progress=progress_to(progress),
+    )
+
+
+def timetable_from(message: source_import_pb2.SourceSpec) -> Timetable | None:
+    """When the source of a message is collected by itself; None if it is not."""
+    if not message.HasField("collect"):
+        return None
+    collect = message.collect
+    return Timetable(collect.every_minutes, collect.schedule, collect.time_zone or "UTC")
+
+
+def source_to(view: SourceView) -> source_pb2.Source:
+    """A declared source as a message."""
+    source, last = view.source, view.last_import
+    spec = spec_to(source.spec)
+    if source.timetable is not None:
+        spec.collect.CopyFrom(source_import_pb2.CollectionSchedule(**asdict(source.timetable)))
+    due = None if source.due_time is None or source.paused else timestamp(source.due_time)
+    return source_pb2.Source(
+        name=source.name,
+        spec=spec,
+        pipeline=f"pipelines/{source.pipeline}" if source.pipeline else "",
+        paused=source.paused,
+        pause_reason=source.pause_reason,
+        create_time=timestamp(source.create_time),
+        update_time=timestamp(source.update_time),
+        due_time=due,
+        last_import=None if last is None else import_to(last),
+        collections=map(_collection, view.collections),
+    )
+
+
+def _collection(item: Collection) -> source_pb2.Collection:
+    return source_pb2.Collection(
+        order_time=timestamp(item.order_time),
+        actor=item.actor,
+        import_name=item.import_name,
+        reused=item.reused,
+        failure=failure_to(item.failure),
     )

@@ -76,6 +76,11 @@ class ImportWorker:
                 interrupt = self._interrupts[item.name] = Interrupt()
                 self._in_hand[item.name] = loop.run_in_executor(self._pool, self._pull, item, interrupt)
 
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins that are being read."""
+        return frozenset(self._origins.values())
+
     def _pull(self, item: Import, interrupt: Interrupt) -> None:
         parent = trace_context(item.traceparent)
         with self._tracer.start_as_current_span("import", context=parent, attributes={schema.IMPORT: item.name}):

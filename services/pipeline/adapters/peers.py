@@ -15,8 +15,10 @@ from tidemill.inference.v1 import inference_service_pb2 as inference_pb
 from tidemill.inference.v1 import route_pb2
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb
+from tidemill.ingest.v1 import source_service_pb2 as source_pb
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tidemill.ingest.v1.source_import_pb2 import Import
+from tidemill.ingest.v1.source_service_pb2_grpc import SourceServiceStub
 from tidemill.training.v1 import training_service_pb2 as training_pb
 from tidemill.training.v1.run_pb2 import Run
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
@@ -96,6 +98,19 @@ class Imports:
         """See the port."""
         with translate_rpc_errors("ingest"):
             await self._stub.CancelImport(ingest_pb.CancelImportRequest(request_id=request_id, name=name))
+
+
+class DeclaredSources:
+    """Implements `services.pipeline.app.ports.SourceDeclarations` with ingest."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: Any = SourceServiceStub(channel)
+
+    async def declare(self, pipeline: str, sources: Sequence[Json], request_id: str) -> None:
+        """See the port."""
+        order = {"request_id": request_id, "pipeline": f"pipelines/{pipeline}", "specs": list(sources)}
+        with translate_rpc_errors("ingest"):
+            await self._stub.DeclareSources(ParseDict(order, source_pb.DeclareSourcesRequest()))
 
 
 class DatasetVersions:

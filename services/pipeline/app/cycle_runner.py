@@ -27,6 +27,7 @@ from services.pipeline.app.ports import (
     Models,
     Published,
     RolloutStarter,
+    SourceDeclarations,
     StageTracing,
     Wakeups,
     Work,
@@ -57,6 +58,7 @@ class CycleDependencies:
     """What a runner needs."""
 
     cycles: CycleStore
+    sources: SourceDeclarations
     imports: Worker
     datasets: Datasets
     dataset_versions: Worker
@@ -166,6 +168,11 @@ class CycleRunner:
         await self._with_retries(
             lambda: asyncio.to_thread(self._deps.captures.put_policy, spec.model, spec.name, spec.capture), "collect"
         )
+        if not self._cycle.reasons:
+            # Those that triggers start have the file of an earlier one: what a person deleted since stays deleted.
+            declared = [source for source in spec.sources if "collect" in source]
+            declare = partial(self._deps.sources.declare, spec.name, declared, self._request("declare"))
+            await self._with_retries(declare, "collect")
         imports: list[Work] = []
         for number, source in enumerate(await self._sources()):
             work = await self._start("collect", self._deps.imports, {"spec": source}, f"import-{number}")
@@ -201,15 +208,17 @@ class CycleRunner:
         The file is written once a cycle: an import that is resumed must find what it began with.
         """
         spec = self._cycle.spec
+        # When a source is collected by itself is not a matter of its import.
+        pulled = [{name: value for name, value in source.items() if name != "collect"} for source in spec.sources]
         if spec.feedback is None:
-            return spec.sources
+            return pulled
         if self._cycle.lessons is None:
             write = partial(asyncio.to_thread, self._deps.captures.write_lessons, spec, self._cycle.name)
             self._cycle = replace(self._cycle, lessons=await self._with_retries(write, "collect"))
             await self._save()
         assert self._cycle.lessons is not None
         file = {"uri": self._cycle.lessons["uri"], "id_field": "record_id"}
-        return [*spec.sources, {"source": spec.feedback_source, "json_lines": file, "may_be_empty": True}]
+        return [*pulled, {"source": spec.feedback_source, "json_lines": file, "may_be_empty": True}]
 
     async def _clean(self) -> None:
         spec = self._cycle.spec

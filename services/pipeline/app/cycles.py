@@ -16,6 +16,7 @@ from services.kit.errors import (
     request_id_reused,
 )
 from services.kit.ids import new_id
+from services.kit.schedules import check_schedule, zone_of
 from services.masking.masks import mask_of
 from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.app.ports import CycleStore, Datasets
@@ -169,3 +170,8 @@ def _check(spec: PipelineSpec) -> None:
                 violations=[FieldViolation(f"spec.sources[{number}].source", what)],
             )
         seen.add(name)
+        if (collect := source.get("collect")) is not None:
+            place = f"spec.sources[{number}].collect"
+            zone_of(collect.get("time_zone", "UTC"), f"{place}.time_zone")
+            if schedule := collect.get("schedule"):
+                check_schedule(schedule, f"{place}.schedule")

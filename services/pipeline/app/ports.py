@@ -188,6 +188,19 @@ class Worker(Protocol):
         ...
 
 
+class SourceDeclarations(Protocol):
+    """The sources that ingest collects by itself."""
+
+    async def declare(self, pipeline: str, sources: Sequence[Json], request_id: str) -> None:
+        """Declares the sources of a pipeline; those that it declared earlier and that are not among them end.
+
+        Raises:
+            FailedPreconditionError: another pipeline declares one of them in another way.
+            UnavailableError: ingest does not answer.
+        """
+        ...
+
+
 class Datasets(Protocol):
     """The data sets of cleaning."""
 

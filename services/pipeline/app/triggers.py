@@ -15,6 +15,7 @@ from datetime import datetime
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError, is_retryable, not_found
 from services.kit.ids import new_id
+from services.kit.schedules import check_schedule, due_after, last_due, zone_of
 from services.pipeline.app.capture import Captures
 from services.pipeline.app.drift import DriftWatch
 from services.pipeline.app.ports import CycleStore
@@ -23,10 +24,10 @@ from services.pipeline.app.trigger_ports import BudgetGauges, Firing, RecordCoun
 from services.pipeline.domain.audit import INSIDE, entry
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec
 from services.pipeline.domain.triggers import DAY, Alert, Decision, Facts, Triggers, budgets_used, decide
-from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
 
 logger = logging.getLogger(__name__)
 
+_INVALID = "TRIGGER_INVALID"
 _FIRINGS_SHOWN = 10
 _PAGE = 100
 
@@ -48,9 +49,9 @@ def check_triggers(spec: PipelineSpec) -> None:
         InvalidArgumentError: the schedule or the time zone is not valid; names the field.
     """
     if (triggers := spec.triggers) is not None:
-        zone_of(triggers.time_zone, "spec.triggers.time_zone")
+        zone_of(triggers.time_zone, "spec.triggers.time_zone", _INVALID)
         if triggers.schedule:
-            check_schedule(triggers.schedule, "spec.triggers.schedule")
+            check_schedule(triggers.schedule, "spec.triggers.schedule", _INVALID)
 
 
 class PipelineTriggers:

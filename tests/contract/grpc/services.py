@@ -18,6 +18,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as dead_letter_grpc
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
+from tidemill.ingest.v1 import source_service_pb2_grpc as source_grpc
 from tidemill.pipeline.v1 import exclusion_service_pb2_grpc as exclusion_grpc
 from tidemill.pipeline.v1 import judge_service_pb2_grpc as judge_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as pipeline_grpc
@@ -33,15 +34,19 @@ from services.inference.entrypoints.servicer import InferenceServicer
 from services.ingest.adapters.ledger import TemporaryLedger
 from services.ingest.adapters.mark_store import SqlMarkStore
 from services.ingest.adapters.pulled_store import SqlPulledStore
+from services.ingest.adapters.source_store import SqlSourceStore
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
 from services.ingest.app.dead_letters import DeadLetters
+from services.ingest.app.declared_sources import DeclaredSources
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.runner import ImportRunner
 from services.ingest.entrypoints.accept_pool import AcceptPool
+from services.ingest.entrypoints.collection_worker import CollectionWorker
 from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
 from services.ingest.entrypoints.servicer import IngestServicer
+from services.ingest.entrypoints.source_servicer import SourceServicer
 from services.ingest.entrypoints.survey_pool import SurveyPool
 from services.kit.clock import SystemClock
 from services.kit.grpc.request_ids import RequestIdInterceptor
@@ -206,7 +211,9 @@ class Services:
         stack.callback(accepting.close)
         stack.callback(surveys.close)
         intake = Intake(self.bus, SqlBatchStore(engine), clock, 3600)
-        servicer = IngestServicer(intake, Imports(store, sources, clock), accepting, surveys)
+        declared = SqlSourceStore(engine)
+        imports = Imports(store, sources, declared, clock)
+        servicer = IngestServicer(intake, imports, accepting, surveys)
         runner = ImportRunner(store, SqlPulledStore(engine), sources, self.bus, TemporaryLedger, clock)
 
         def end(name: str) -> None:
@@ -221,6 +228,16 @@ class Services:
             lambda server: ingest_grpc.add_IngestServiceServicer_to_server(servicer, server),
             engine,
             ["IngestRecords"],
+        )
+        collected = DeclaredSources(declared, imports, store, clock)
+        collector = CollectionWorker(collected, surveys, lambda: ())
+        await self._serve(
+            stack,
+            "tidemill.ingest.v1.SourceService",
+            lambda server: source_grpc.add_SourceServiceServicer_to_server(
+                SourceServicer(collected, collector), server
+            ),
+            engine,
         )
         letters = DeadLetterServicer(DeadLetters(self.letters, SqlMarkStore(engine), clock))
         await self._serve(

@@ -21,6 +21,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as cleaning
 from tidemill.inference.v1 import inference_service_pb2 as inference
 from tidemill.ingest.v1 import dead_letter_service_pb2 as dead_letter
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest
+from tidemill.ingest.v1 import source_service_pb2 as source_service
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion
 from tidemill.pipeline.v1 import judge_service_pb2 as judge_service
@@ -117,6 +118,16 @@ def _training(number: int) -> dict[str, Any]:
 
 def create_import(mesh: Mesh, number: int) -> Message:
     return ParseDict({"spec": _source(mesh, number)}, ingest.CreateImportRequest())
+
+
+def put_source(mesh: Mesh, number: int) -> source_service.PutSourceRequest:
+    return ParseDict({"spec": _source(mesh, number)}, source_service.PutSourceRequest())
+
+
+def declare(mesh: Mesh, number: int) -> source_service.DeclareSourcesRequest:
+    spec = {**_source(mesh, number), "collect": {"every_minutes": 60}}
+    order = {"pipeline": f"pipelines/loop{number}", "specs": [spec]}
+    return ParseDict(order, source_service.DeclareSourcesRequest())
 
 
 def build(_: Mesh, number: int) -> Message:
@@ -288,6 +299,16 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
             ("DropDeadLetters", dead_letter.DropDeadLettersRequest(names=["dead-letters/no"])),
         )
     },
+    **{
+        f"{verb}Source": (request(name="sources/no"), "source", "sources/no")
+        for verb, request in (
+            ("Get", source_service.GetSourceRequest),
+            ("Pause", source_service.PauseSourceRequest),
+            ("Resume", source_service.ResumeSourceRequest),
+            ("Delete", source_service.DeleteSourceRequest),
+            ("Collect", source_service.CollectSourceRequest),
+        )
+    },
     "GetRecord": (cleaning.GetRecordRequest(record_id="no", source="s"), "record", "sources/s/records/no"),
     "ExplainRecord": (cleaning.ExplainRecordRequest(record_id="no", source="s"), "record", "sources/s/records/no"),
     "GetDataset": (cleaning.GetDatasetRequest(name="datasets/no"), "dataset", "datasets/no"),
@@ -360,9 +381,26 @@ ABSENT: dict[str, tuple[Message, str, str]] = {
 
 # These name no resource that must exist: they create, list, search or count, or what they name may come later.
 NAME_NOTHING = {
-    *("CountRecords", "EraseFeedback", "EraseUser", "IngestRecords", "MeasureAgreement", "QuarantineFeedback"),
-    *("PutDataset", "PutTrigger", "PublishModel", "CreateImport", "CreateRun", "CreateCycle"),
-    *("AdviseTraining", "PlanTraining"),
+    *(
+        "CountRecords",
+        "DeclareSources",
+        "EraseFeedback",
+        "EraseUser",
+        "IngestRecords",
+        "MeasureAgreement",
+        "QuarantineFeedback",
+    ),
+    *(
+        "PutDataset",
+        "PutSource",
+        "PutTrigger",
+        "PublishModel",
+        "CreateImport",
+        "CreateRun",
+        "CreateCycle",
+        "AdviseTraining",
+        "PlanTraining",
+    ),
     *("BatchRecordFeedback", "RecordFeedback", "ReportAlerts", "TakeReview"),
 }
 # The gateway answers them; tests/unit/gateway has their errors.
@@ -382,6 +420,7 @@ async def test_a_name_of_nothing_is_not_found_by_kind_and_name(mesh: Mesh) -> No
 
 LISTS: dict[str, Callable[[], Message]] = {
     "ListImports": ingest.ListImportsRequest,
+    "ListSources": source_service.ListSourcesRequest,
     "ListDeadLetters": dead_letter.ListDeadLettersRequest,
     "ListDatasets": cleaning.ListDatasetsRequest,
     "ListDatasetVersions": lambda: cleaning.ListDatasetVersionsRequest(dataset="datasets/d"),
@@ -414,6 +453,7 @@ async def _fill(mesh: Mesh) -> None:
         await mesh.call("PutDataset", put(0, f"datasets/d{number}"))
         await mesh.call("RecordFeedback", judge(number))
         await mesh.call("PutTrigger", put_trigger(mesh, 60 + number))
+        await mesh.call("PutSource", put_source(mesh, 70 + number))
         await mesh.call("QuarantineFeedback", exclusion.QuarantineFeedbackRequest(api_key=f"k{number}"))
         for model in ("models/m", f"models/m{number}"):
             request = publish(mesh, number)
@@ -502,6 +542,8 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
     runs = [await WORKS["Run"].begin(mesh, 50 + n) for n in range(2)]
     for run in runs:
         await asyncio.to_thread(WORKS["Run"].end, mesh, run.name)
+    for number in range(70, 76):
+        await mesh.call("PutSource", put_source(mesh, number))
     for number in (1, 2):
         for model in ("models/back", "models/set"):
             request = publish(mesh, number)
@@ -519,6 +561,24 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
         "DropDeadLetters": (
             dead_letter.DropDeadLettersRequest(names=letters[2:3]),
             dead_letter.DropDeadLettersRequest(names=letters[3:]),
+        ),
+        "PutSource": (put_source(mesh, 76), put_source(mesh, 77)),
+        "DeclareSources": (declare(mesh, 78), declare(mesh, 79)),
+        "PauseSource": (
+            source_service.PauseSourceRequest(name="sources/s70"),
+            source_service.PauseSourceRequest(name="sources/s71"),
+        ),
+        "ResumeSource": (
+            source_service.ResumeSourceRequest(name="sources/s70"),
+            source_service.ResumeSourceRequest(name="sources/s71"),
+        ),
+        "DeleteSource": (
+            source_service.DeleteSourceRequest(name="sources/s72"),
+            source_service.DeleteSourceRequest(name="sources/s73"),
+        ),
+        "CollectSource": (
+            source_service.CollectSourceRequest(name="sources/s74"),
+            source_service.CollectSourceRequest(name="sources/s75"),
         ),
         "PutDataset": (put(1), put(2)),
         "EraseFeedback": (

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as cleaning_grpc
 from tidemill.inference.v1 import inference_service_pb2 as inference_pb
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
+from tidemill.ingest.v1 import source_service_pb2_grpc as source_grpc
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1 import rollout_service_pb2 as rollout_pb
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, PipelineSpec
@@ -140,6 +141,7 @@ def product(inference: InferenceProcess, builds: Builds, model: str, tmp_path: P
     trainer = Trainer()  # type: ignore[abstract]  # what no test calls answers UNIMPLEMENTED
     server = grpc.server(futures.ThreadPoolExecutor(16))
     ingest_grpc.add_IngestServiceServicer_to_server(trainer, server)
+    source_grpc.add_SourceServiceServicer_to_server(trainer, server)
     cleaning_grpc.add_CleaningServiceServicer_to_server(trainer, server)
     training_grpc.add_TrainingServiceServicer_to_server(trainer, server)
     address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"

@@ -20,6 +20,8 @@ from tidemill.inference.v1 import inference_service_pb2_grpc as inference_grpc
 from tidemill.inference.v1.model_pb2 import ModelVersion
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb
 from tidemill.ingest.v1 import ingest_service_pb2_grpc as ingest_grpc
+from tidemill.ingest.v1 import source_service_pb2 as source_pb
+from tidemill.ingest.v1 import source_service_pb2_grpc as source_grpc
 from tidemill.ingest.v1.source_import_pb2 import Import
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 from tidemill.training.v1 import training_service_pb2 as training_pb
@@ -36,6 +38,7 @@ from tests.unit.pipeline.peers import DIGEST, report
 @dataclass
 class Peers(
     ingest_grpc.IngestServiceServicer,
+    source_grpc.SourceServiceServicer,
     cleaning_grpc.CleaningServiceServicer,
     training_grpc.TrainingServiceServicer,
     inference_grpc.InferenceServiceServicer,
@@ -56,6 +59,10 @@ class Peers(
         self._seen(request)
         done = Import(name="imports/i1", state=Import.STATE_SUCCEEDED, record_count=3, reused=True)
         return ingest_pb.CreateImportResponse(source_import=done)
+
+    def DeclareSources(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._seen(request)
+        return source_pb.DeclareSourcesResponse()
 
     def CountRecords(self, request: Any, context: Any) -> Any:  # noqa: N802
         self._seen(request)
@@ -148,6 +155,7 @@ def pipeline(kafka: str, peers: Peers, tmp_path: Path) -> Iterator[PipelineProce
     """A running pipeline service between the peers."""
     server = grpc.server(futures.ThreadPoolExecutor(16))
     ingest_grpc.add_IngestServiceServicer_to_server(peers, server)
+    source_grpc.add_SourceServiceServicer_to_server(peers, server)
     cleaning_grpc.add_CleaningServiceServicer_to_server(peers, server)
     training_grpc.add_TrainingServiceServicer_to_server(peers, server)
     inference_grpc.add_InferenceServiceServicer_to_server(peers, server)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from services.ingest.adapters.ledger import TemporaryLedger
 from services.ingest.adapters.pulled_store import SqlPulledStore
+from services.ingest.adapters.source_store import SqlSourceStore
 from services.ingest.adapters.stores import SqlImportStore
 from services.ingest.app.imports import Imports
 from services.ingest.app.interrupt import Interrupt
@@ -57,7 +58,7 @@ class Collector:
         engine = open_database("ingest")
         self.store = SqlImportStore(engine)
         sources = file_sources(folder)
-        self.imports = Imports(self.store, sources, SystemClock())
+        self.imports = Imports(self.store, sources, SqlSourceStore(self.store._engine), SystemClock())
         self.runner = ImportRunner(
             self.store, SqlPulledStore(engine), sources, self.bus, TemporaryLedger, SystemClock()
         )

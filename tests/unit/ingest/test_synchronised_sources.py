@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from services.ingest.adapters.ledger import TemporaryLedger
 from services.ingest.adapters.pulled_store import SqlPulledStore
+from services.ingest.adapters.source_store import SqlSourceStore
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
@@ -103,7 +104,7 @@ class Harness:
         self.store, self.pulled = SqlImportStore(engine), SqlPulledStore(engine)
         self.batches = SqlBatchStore(engine)
         self.sources = file_sources(folder)
-        self.imports = Imports(self.store, self.sources, SystemClock())
+        self.imports = Imports(self.store, self.sources, SqlSourceStore(self.store._engine), SystemClock())
 
     def write(self, *lines: tuple[str, str] | str, file: str = "a") -> None:
         """Lines of (id, text), or lines as they are."""

@@ -24,6 +24,7 @@ from tests.unit.pipeline.peers import (
     DIGEST,
     FakeAnnouncer,
     FakeDatasets,
+    FakeDeclarations,
     FakeModels,
     FakeRollouts,
     FakeWorker,
@@ -44,6 +45,7 @@ class Harness:
     drift: SqlDriftStore
     artifacts: ArtifactStore
     captures: Captures
+    sources: FakeDeclarations
     imports: FakeWorker
     datasets: FakeDatasets
     versions: FakeWorker
@@ -58,6 +60,7 @@ class Harness:
         """What a runner needs."""
         return CycleDependencies(
             cycles=self.store,
+            sources=self.sources,
             imports=self.imports,
             datasets=self.datasets,
             dataset_versions=self.versions,
@@ -97,6 +100,7 @@ def harness(open_service_database: OpenDatabase, monkeypatch: pytest.MonkeyPatch
         captures=Captures(captured, StoredLessonFiles(artifacts), SystemClock()),
         store=SqlCycleStore(engine),
         feedback=SqlFeedbackStore(engine),
+        sources=FakeDeclarations(),
         imports=FakeWorker(
             "imports",
             {

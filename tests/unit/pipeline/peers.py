@@ -37,6 +37,20 @@ def report(base: float = 0.1, tuned: float = 0.2, **qualities: float) -> dict[st
     }
 
 
+class FakeDeclarations:
+    """Keeps what pipelines declare; `error` is raised once."""
+
+    def __init__(self) -> None:
+        self.declared: dict[str, list[Json]] = {}
+        self.error: TidemillError | None = None
+
+    async def declare(self, pipeline: str, sources: Sequence[Json], request_id: str) -> None:
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+        self.declared[pipeline] = list(sources)
+
+
 class FakeWorker:
     """Work that passes through two states; `release` lets it end, and without `answering` no order is answered."""
 

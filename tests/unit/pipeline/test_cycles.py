@@ -23,7 +23,7 @@ from services.kit.failure import Failure
 from services.kit.ids import new_id
 from services.pipeline.app.cycle_runner import CycleRunner
 from services.pipeline.app.cycles import Cycles
-from services.pipeline.domain.cycle import Cycle, CycleState, StageState
+from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, StageState
 from services.pipeline.entrypoints.mapping import cycle_to
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, report
@@ -246,6 +246,51 @@ async def test_records_that_are_lost_again_fail_the_cycle_with_what_to_do(harnes
         cycle = await ended(cycles, (await cycles.create(harness.spec, "", "")).name)
     assert cycle.failure == harness.versions.failure
     assert len(harness.imports.orders) == len(harness.versions.orders) == 2
+
+
+def collected(harness: Harness, **collect: object) -> PipelineSpec:
+    return replace(harness.spec, sources=({**harness.spec.sources[0], "collect": collect},))
+
+
+async def test_a_cycle_declares_the_sources_that_its_file_wants_collected(harness: Harness) -> None:
+    plain, spec = harness.spec, collected(harness, every_minutes=30.0)
+    async with service(harness) as cycles:
+        await ended(cycles, (await cycles.create(spec, "", "")).name)
+        assert harness.sources.declared == {plain.name: [spec.sources[0]]}
+        # Its own import is one without times.
+        assert harness.imports.orders == [{"spec": plain.sources[0]}]
+        # What a person deleted since is not declared again by a cycle that triggers start.
+        harness.sources.declared.clear()
+        await ended(cycles, (await cycles.create(spec, "", "", ("It is time.",))).name)
+        assert harness.sources.declared == {}
+        await ended(cycles, (await cycles.create(plain, "", "")).name)
+        assert harness.sources.declared == {plain.name: []}
+
+
+async def test_a_source_of_another_pipeline_fails_the_cycle_and_an_unavailable_ingest_does_not(
+    harness: Harness,
+) -> None:
+    spec = collected(harness, every_minutes=30.0)
+    async with service(harness) as cycles:
+        harness.sources.error = FailedPreconditionError("Another one's.", reason="SOURCE_OF_ANOTHER_PIPELINE")
+        cycle = await ended(cycles, (await cycles.create(spec, "", "")).name)
+        assert cycle.failure is not None
+        assert (cycle.failure.reason, harness.imports.orders) == ("SOURCE_OF_ANOTHER_PIPELINE", [])
+        harness.sources.error = UnavailableError("Ingest does not answer.")
+        assert (await ended(cycles, (await cycles.create(spec, "", "")).name)).state is CycleState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("collect", "field"),
+    [({"schedule": "61 * * * *"}, "schedule"), ({"schedule": "0 3 * * *", "time_zone": "Mars"}, "time_zone")],
+)
+async def test_a_source_that_is_never_due_is_refused_before_the_cycle(
+    harness: Harness, collect: dict[str, object], field: str
+) -> None:
+    async with service(harness) as cycles:
+        with pytest.raises(InvalidArgumentError) as caught:
+            await cycles.create(collected(harness, **collect), "", "")
+    assert [violation.field for violation in caught.value.violations] == [f"spec.sources[0].collect.{field}"]
 
 
 async def test_a_peers_error_that_is_not_retryable_fails_the_cycle(harness: Harness) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from services.kit.failure import Failure
+from services.kit.schedules import check_schedule, due_after, last_due, zone_of
 from services.pipeline.adapters.audit_store import SqlAuditStore
 from services.pipeline.adapters.budget_gauges import PrometheusBudgetGauges
 from services.pipeline.adapters.drift_gauges import PrometheusDriftGauges
@@ -29,7 +30,6 @@ from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.learning import FeedbackUse
 from services.pipeline.domain.rollout import Rollout, RolloutState
 from services.pipeline.domain.triggers import Alert, QuietHours, Triggers
-from services.pipeline.engine.cron import check_schedule, due_after, last_due, zone_of
 from tests.unit.pipeline.conftest import Harness
 from tests.unit.pipeline.peers import DIGEST, FakeRecordCounts
 from tests.unit.pipeline.rollout_world import PLAN

@@ -27,7 +27,7 @@ from tidemill.ingest.v1 import record_pb2 as tidemill_dot_ingest_dot_v1_dot_reco
 from tidemill.ingest.v1 import source_import_pb2 as tidemill_dot_ingest_dot_v1_dot_source__import__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tidemill/ingest/v1/ingest_service.proto\x12\x12tidemill.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ftidemill/ingest/v1/record.proto\x1a&tidemill/ingest/v1/source_import.proto\"n\n\x14IngestRecordsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x07records\x18\x02 \x03(\x0b\x32\x1a.tidemill.ingest.v1.RecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"+\n\x15IngestRecordsResponse\x12\x12\n\nrecord_ids\x18\x01 \x03(\t\"n\n\x14StreamRecordsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x07records\x18\x02 \x03(\x0b\x32\x1a.tidemill.ingest.v1.RecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x15StreamRecordsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nrecord_ids\x18\x02 \x03(\t\"y\n\x13\x43reateImportRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x34\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x0e\n\x06resend\x18\x03 \x01(\x08\"I\n\x14\x43reateImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\"B\n\x10GetImportRequest\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\"F\n\x11GetImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\"Q\n\x12ListImportsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x13ListImportsResponse\x12+\n\x07imports\x18\x01 \x03(\x0b\x32\x1a.tidemill.ingest.v1.Import\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43\x61ncelImportRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\x04name\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\"I\n\x14\x43\x61ncelImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\"D\n\x12WatchImportRequest\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\"H\n\x13WatchImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import2\xc1\x05\n\rIngestService\x12\x64\n\rIngestRecords\x12(.tidemill.ingest.v1.IngestRecordsRequest\x1a).tidemill.ingest.v1.IngestRecordsResponse\x12h\n\rStreamRecords\x12(.tidemill.ingest.v1.StreamRecordsRequest\x1a).tidemill.ingest.v1.StreamRecordsResponse(\x01\x30\x01\x12\x61\n\x0c\x43reateImport\x12\'.tidemill.ingest.v1.CreateImportRequest\x1a(.tidemill.ingest.v1.CreateImportResponse\x12X\n\tGetImport\x12$.tidemill.ingest.v1.GetImportRequest\x1a%.tidemill.ingest.v1.GetImportResponse\x12^\n\x0bListImports\x12&.tidemill.ingest.v1.ListImportsRequest\x1a\'.tidemill.ingest.v1.ListImportsResponse\x12\x61\n\x0c\x43\x61ncelImport\x12\'.tidemill.ingest.v1.CancelImportRequest\x1a(.tidemill.ingest.v1.CancelImportResponse\x12`\n\x0bWatchImport\x12&.tidemill.ingest.v1.WatchImportRequest\x1a\'.tidemill.ingest.v1.WatchImportResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'tidemill/ingest/v1/ingest_service.proto\x12\x12tidemill.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1ftidemill/ingest/v1/record.proto\x1a&tidemill/ingest/v1/source_import.proto\"n\n\x14IngestRecordsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x07records\x18\x02 \x03(\x0b\x32\x1a.tidemill.ingest.v1.RecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"+\n\x15IngestRecordsResponse\x12\x12\n\nrecord_ids\x18\x01 \x03(\t\"n\n\x14StreamRecordsRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x07records\x18\x02 \x03(\x0b\x32\x1a.tidemill.ingest.v1.RecordB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\xe8\x07\"?\n\x15StreamRecordsResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nrecord_ids\x18\x02 \x03(\t\"\x92\x02\n\x13\x43reateImportRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x34\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x0e\n\x06resend\x18\x03 \x01(\x08:\x96\x01\xbaH\x92\x01\x1a\x8f\x01\n\x15\x63reate_import.collect\x12]spec.collect: an import happens once; PutSource declares a source that is collected by itself\x1a\x17!has(this.spec.collect)\"I\n\x14\x43reateImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\"B\n\x10GetImportRequest\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\"F\n\x11GetImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\"Q\n\x12ListImportsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"[\n\x13ListImportsResponse\x12+\n\x07imports\x18\x01 \x03(\x0b\x32\x1a.tidemill.ingest.v1.Import\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"c\n\x13\x43\x61ncelImportRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12.\n\x04name\x18\x02 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\"I\n\x14\x43\x61ncelImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\"D\n\x12WatchImportRequest\x12.\n\x04name\x18\x01 \x01(\tB \xbaH\x1dr\x1b\x32\x19^imports/[a-z0-9-]{1,64}$\"H\n\x13WatchImportResponse\x12\x31\n\rsource_import\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import2\xc1\x05\n\rIngestService\x12\x64\n\rIngestRecords\x12(.tidemill.ingest.v1.IngestRecordsRequest\x1a).tidemill.ingest.v1.IngestRecordsResponse\x12h\n\rStreamRecords\x12(.tidemill.ingest.v1.StreamRecordsRequest\x1a).tidemill.ingest.v1.StreamRecordsResponse(\x01\x30\x01\x12\x61\n\x0c\x43reateImport\x12\'.tidemill.ingest.v1.CreateImportRequest\x1a(.tidemill.ingest.v1.CreateImportResponse\x12X\n\tGetImport\x12$.tidemill.ingest.v1.GetImportRequest\x1a%.tidemill.ingest.v1.GetImportResponse\x12^\n\x0bListImports\x12&.tidemill.ingest.v1.ListImportsRequest\x1a\'.tidemill.ingest.v1.ListImportsResponse\x12\x61\n\x0c\x43\x61ncelImport\x12\'.tidemill.ingest.v1.CancelImportRequest\x1a(.tidemill.ingest.v1.CancelImportResponse\x12`\n\x0bWatchImport\x12&.tidemill.ingest.v1.WatchImportRequest\x1a\'.tidemill.ingest.v1.WatchImportResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,6 +46,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEIMPORTREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_CREATEIMPORTREQUEST'].fields_by_name['spec']._loaded_options = None
   _globals['_CREATEIMPORTREQUEST'].fields_by_name['spec']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CREATEIMPORTREQUEST']._loaded_options = None
+  _globals['_CREATEIMPORTREQUEST']._serialized_options = b'\272H\222\001\032\217\001\n\025create_import.collect\022]spec.collect: an import happens once; PutSource declares a source that is collected by itself\032\027!has(this.spec.collect)'
   _globals['_GETIMPORTREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETIMPORTREQUEST'].fields_by_name['name']._serialized_options = b'\272H\035r\0332\031^imports/[a-z0-9-]{1,64}$'
   _globals['_LISTIMPORTSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -66,26 +68,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMRECORDSREQUEST']._serialized_end=432
   _globals['_STREAMRECORDSRESPONSE']._serialized_start=434
   _globals['_STREAMRECORDSRESPONSE']._serialized_end=497
-  _globals['_CREATEIMPORTREQUEST']._serialized_start=499
-  _globals['_CREATEIMPORTREQUEST']._serialized_end=620
-  _globals['_CREATEIMPORTRESPONSE']._serialized_start=622
-  _globals['_CREATEIMPORTRESPONSE']._serialized_end=695
-  _globals['_GETIMPORTREQUEST']._serialized_start=697
-  _globals['_GETIMPORTREQUEST']._serialized_end=763
-  _globals['_GETIMPORTRESPONSE']._serialized_start=765
-  _globals['_GETIMPORTRESPONSE']._serialized_end=835
-  _globals['_LISTIMPORTSREQUEST']._serialized_start=837
-  _globals['_LISTIMPORTSREQUEST']._serialized_end=918
-  _globals['_LISTIMPORTSRESPONSE']._serialized_start=920
-  _globals['_LISTIMPORTSRESPONSE']._serialized_end=1011
-  _globals['_CANCELIMPORTREQUEST']._serialized_start=1013
-  _globals['_CANCELIMPORTREQUEST']._serialized_end=1112
-  _globals['_CANCELIMPORTRESPONSE']._serialized_start=1114
-  _globals['_CANCELIMPORTRESPONSE']._serialized_end=1187
-  _globals['_WATCHIMPORTREQUEST']._serialized_start=1189
-  _globals['_WATCHIMPORTREQUEST']._serialized_end=1257
-  _globals['_WATCHIMPORTRESPONSE']._serialized_start=1259
-  _globals['_WATCHIMPORTRESPONSE']._serialized_end=1331
-  _globals['_INGESTSERVICE']._serialized_start=1334
-  _globals['_INGESTSERVICE']._serialized_end=2039
+  _globals['_CREATEIMPORTREQUEST']._serialized_start=500
+  _globals['_CREATEIMPORTREQUEST']._serialized_end=774
+  _globals['_CREATEIMPORTRESPONSE']._serialized_start=776
+  _globals['_CREATEIMPORTRESPONSE']._serialized_end=849
+  _globals['_GETIMPORTREQUEST']._serialized_start=851
+  _globals['_GETIMPORTREQUEST']._serialized_end=917
+  _globals['_GETIMPORTRESPONSE']._serialized_start=919
+  _globals['_GETIMPORTRESPONSE']._serialized_end=989
+  _globals['_LISTIMPORTSREQUEST']._serialized_start=991
+  _globals['_LISTIMPORTSREQUEST']._serialized_end=1072
+  _globals['_LISTIMPORTSRESPONSE']._serialized_start=1074
+  _globals['_LISTIMPORTSRESPONSE']._serialized_end=1165
+  _globals['_CANCELIMPORTREQUEST']._serialized_start=1167
+  _globals['_CANCELIMPORTREQUEST']._serialized_end=1266
+  _globals['_CANCELIMPORTRESPONSE']._serialized_start=1268
+  _globals['_CANCELIMPORTRESPONSE']._serialized_end=1341
+  _globals['_WATCHIMPORTREQUEST']._serialized_start=1343
+  _globals['_WATCHIMPORTREQUEST']._serialized_end=1411
+  _globals['_WATCHIMPORTRESPONSE']._serialized_start=1413
+  _globals['_WATCHIMPORTRESPONSE']._serialized_end=1485
+  _globals['_INGESTSERVICE']._serialized_start=1488
+  _globals['_INGESTSERVICE']._serialized_end=2193
 # @@protoc_insertion_point(module_scope)

@@ -550,6 +550,36 @@ class WebPagesSource(_message.Message):
 Global___WebPagesSource: _TypeAlias = WebPagesSource  # noqa: Y015
 
 @_typing.final
+class CollectionSchedule(_message.Message):
+    """When a declared source is collected by itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVERY_MINUTES_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    TIME_ZONE_FIELD_NUMBER: _builtins.int
+    every_minutes: _builtins.float
+    """Minutes between the beginnings of two collections; by `schedule` when zero."""
+    schedule: _builtins.str
+    """At these times: cron's five fields, for example `0 3 * * MON`. Times that were missed count once."""
+    time_zone: _builtins.str
+    """Time zone of the schedule, for example `Europe/Berlin`; UTC when empty."""
+    def __init__(
+        self,
+        *,
+        every_minutes: _builtins.float = ...,
+        schedule: _builtins.str = ...,
+        time_zone: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["every_minutes", b"every_minutes", "schedule", b"schedule", "time_zone", b"time_zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectionSchedule: _TypeAlias = CollectionSchedule  # noqa: Y015
+
+@_typing.final
 class SourceSpec(_message.Message):
     """What to pull."""
 
@@ -571,6 +601,7 @@ class SourceSpec(_message.Message):
     WEB_PAGES_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
+    COLLECT_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Source name of its records, see Record.source."""
     max_records: _builtins.int
@@ -629,6 +660,12 @@ class SourceSpec(_message.Message):
     def web_pages(self) -> Global___WebPagesSource:
         """Pages of a web site."""
 
+    @_builtins.property
+    def collect(self) -> Global___CollectionSchedule:
+        """When the mesh collects it by itself, beside the cycles of pipelines. A source with it is declared: `tidemill sources`
+        shows, pauses and resumes it. An import takes none.
+        """
+
     def __init__(
         self,
         *,
@@ -648,10 +685,11 @@ class SourceSpec(_message.Message):
         web_pages: Global___WebPagesSource | None = ...,
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
+        collect: Global___CollectionSchedule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api", "web_pages"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

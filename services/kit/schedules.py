@@ -9,10 +9,12 @@ from cronsim import CronSim, CronSimError
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 
+INVALID = "SCHEDULE_INVALID"
+"""Reason of a refusal that the caller gives no reason of its own."""
 _FIELDS = 5
 
 
-def zone_of(name: str, field: str = "time_zone") -> tzinfo:
+def zone_of(name: str, field: str = "time_zone", reason: str = INVALID) -> tzinfo:
     """A time zone by its IANA name.
 
     Raises:
@@ -21,23 +23,23 @@ def zone_of(name: str, field: str = "time_zone") -> tzinfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError) as error:
-        raise _wrong(field, f"{name!r} is not a time zone; write it as Europe/Berlin or UTC") from error
+        raise _wrong(reason, field, f"{name!r} is not a time zone; write it as Europe/Berlin or UTC") from error
 
 
-def check_schedule(schedule: str, field: str = "schedule") -> None:
+def check_schedule(schedule: str, field: str = "schedule", reason: str = INVALID) -> None:
     """Refuses what is not a cron expression, or never due.
 
     Raises:
         InvalidArgumentError: names the field.
     """
     if len(schedule.split()) != _FIELDS:
-        raise _wrong(field, f"{schedule!r} is not a cron expression of five fields, such as 0 3 * * MON")
+        raise _wrong(reason, field, f"{schedule!r} is not a cron expression of five fields, such as 0 3 * * MON")
     try:
         CronSim(schedule, datetime(2026, 1, 1, tzinfo=UTC))
     except CronSimError as error:
-        raise _wrong(field, f"{schedule!r} is not a valid cron expression: {error}") from error
+        raise _wrong(reason, field, f"{schedule!r} is not a valid cron expression: {error}") from error
     if due_after(schedule, datetime(2026, 1, 1, tzinfo=UTC), UTC) is None:
-        raise _wrong(field, f"{schedule!r} is never due")
+        raise _wrong(reason, field, f"{schedule!r} is never due")
 
 
 def due_after(schedule: str, moment: datetime, zone: tzinfo) -> datetime | None:
@@ -54,5 +56,5 @@ def last_due(schedule: str, after: datetime, until: datetime, zone: tzinfo) -> d
     return last if last is not None and last > after else None
 
 
-def _wrong(field: str, what: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"{field}: {what}.", reason="TRIGGER_INVALID", violations=[FieldViolation(field, what)])
+def _wrong(reason: str, field: str, what: str) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{field}: {what}.", reason=reason, violations=[FieldViolation(field, what)])

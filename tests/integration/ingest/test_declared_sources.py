@@ -1,0 +1,125 @@
+"""Declared sources on the running service: collected by their times, across a kill between the order and the import."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb
+from tidemill.ingest.v1 import source_service_pb2 as pb
+from tidemill.ingest.v1 import source_service_pb2_grpc as stubs
+from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
+from tidemill.ingest.v1.source_import_pb2 import CollectionSchedule, Import, JsonLinesSource, SourceSpec
+from tidemill.ingest.v1.source_pb2 import Source
+
+from services.kit.bus.topics import RECORDS_RAW
+from tests.integration.ingest.conftest import IngestProcess, messages_of
+from tests.site import Site
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    made = Site()
+    yield made
+    made.close()
+
+
+def sources(ingest: IngestProcess) -> stubs.SourceServiceStub:
+    return stubs.SourceServiceStub(ingest.channel())
+
+
+def spec(source: str, uri: str, every_minutes: float) -> SourceSpec:
+    file = JsonLinesSource(uri=uri, id_field="id")
+    return SourceSpec(source=source, json_lines=file, collect=CollectionSchedule(every_minutes=every_minutes))
+
+
+def lines(texts: dict[str, str]) -> str:
+    return "".join(json.dumps({"id": record_id, "text": text}) + "\n" for record_id, text in texts.items())
+
+
+def read(ingest: IngestProcess, name: str) -> Source:
+    return sources(ingest).GetSource(pb.GetSourceRequest(name=name), timeout=30).source
+
+
+def imports_of(ingest: IngestProcess, source: str) -> list[str]:
+    listed = ingest.stub().ListImports(ingest_pb.ListImportsRequest(page_size=1000), timeout=30).imports
+    return [item.name for item in listed if item.spec.source == source]
+
+
+def test_a_kill_between_order_and_import_neither_loses_nor_doubles_the_collection(
+    ingest: IngestProcess, kafka_bootstrap: str, site: Site
+) -> None:
+    site.put("/news.jsonl", lines({"1": "one", "2": "two"}).encode())
+    reached, killed = threading.Event(), threading.Event()
+
+    def hold(path: str) -> None:
+        # The check of the source, which comes after the order and before the import.
+        if not killed.is_set():
+            reached.set()
+            killed.wait(60)
+
+    site.before = hold
+    request = pb.PutSourceRequest(spec=spec("killed-news", site.url("/news.jsonl"), 525_600))
+    sources(ingest).PutSource(request, timeout=30)
+    assert reached.wait(60)
+    (ordered,) = read(ingest, "sources/killed-news").collections
+    assert (ordered.actor, ordered.import_name) == ("schedule", "")
+    assert imports_of(ingest, "killed-news") == []
+    ingest.kill()
+    killed.set()
+    ingest.start()
+    done = wait_for(
+        lambda: read(ingest, "sources/killed-news"),
+        lambda source: source.last_import.state == Import.STATE_SUCCEEDED,
+        "the collection that was ordered before the kill",
+    )
+    assert [(item.order_time, item.import_name) for item in done.collections] == [
+        (ordered.order_time, done.last_import.name)
+    ]
+    assert imports_of(ingest, "killed-news") == [done.last_import.name]
+    found = messages_of(kafka_bootstrap, RECORDS_RAW, RecordIngested, done.last_import.name)
+    assert sorted(message.record.text for _, message in found) == ["one", "two"]
+
+
+def test_a_file_that_changes_is_collected_until_it_is_paused_and_deleted(ingest: IngestProcess, tmp_path: Path) -> None:
+    file, name = tmp_path / "shop.jsonl", "sources/changing-shop"
+    file.write_text(lines({"1": "one", "2": "two"}))
+    wanted = spec("changing-shop", str(file), 0.1)
+    sources(ingest).PutSource(pb.PutSourceRequest(spec=wanted), timeout=30)
+    first = wait_for(
+        lambda: read(ingest, name).last_import,
+        lambda last: last.state == Import.STATE_SUCCEEDED,
+        "the first collection",
+    )
+    assert (first.record_count, first.added_count) == (2, 2)
+    file.write_text(lines({"2": "edited", "3": "three"}))
+    second = wait_for(
+        lambda: read(ingest, name).last_import,
+        lambda last: last.name != first.name and last.state == Import.STATE_SUCCEEDED,
+        "a collection of the changed file",
+    )
+    assert (second.added_count, second.changed_count, second.withdrawn_count) == (1, 1, 1)
+    sources(ingest).PauseSource(pb.PauseSourceRequest(name=name, reason="a test"), timeout=30)
+    file.write_text(lines({"4": "four"}))
+    with pytest.raises(grpc.RpcError) as refused:
+        sources(ingest).CollectSource(pb.CollectSourceRequest(name=name), timeout=30)
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    # A cycle's import gets what was collected before, and begins none.
+    once = SourceSpec(source="changing-shop", json_lines=wanted.json_lines)
+    given = ingest.stub().CreateImport(ingest_pb.CreateImportRequest(spec=once), timeout=30).source_import
+    assert (given.name, given.reused) == (second.name, True)
+    sources(ingest).ResumeSource(pb.ResumeSourceRequest(name=name), timeout=30)
+    third = sources(ingest).CollectSource(pb.CollectSourceRequest(name=name), timeout=30).source_import
+    *_, last = ingest.stub().WatchImport(ingest_pb.WatchImportRequest(name=third.name), timeout=60)
+    assert (last.source_import.added_count, last.source_import.withdrawn_count) == (1, 2)
+    sources(ingest).DeleteSource(pb.DeleteSourceRequest(name=name), timeout=30)
+    with pytest.raises(grpc.RpcError) as gone:
+        read(ingest, name)
+    assert gone.value.code() is grpc.StatusCode.NOT_FOUND
