@@ -41,8 +41,6 @@ classifier) to begin. The first line of both makes an editor with the YAML langu
 - Paths of sources are relative to the file.
 - Values of an enum are written in lower case, without the enum's name: `fastest`.
 - A mistake is reported with its line, column and field.
-- A source with `collect` is collected by itself, also between cycles; `tidemill sources` shows, pauses and resumes it
-  ([operations.md](operations.md#sources-that-are-collected-by-themselves)).
 - `tidemill dataset build FILE` builds the data set only. A file for it may lack `training`, `gate` and `rollout`,
   all three together ([reports.yaml](../examples/medical/reports.yaml)).
 """

@@ -20,6 +20,7 @@ from tidemill.inference.v1.inference_service_pb2_grpc import (
 from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb2
 from tidemill.ingest.v1.dead_letter_service_pb2_grpc import add_DeadLetterServiceServicer_to_server
 from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceServicer, add_IngestServiceServicer_to_server
+from tidemill.ingest.v1.source_service_pb2_grpc import SourceServiceServicer, add_SourceServiceServicer_to_server
 from tidemill.pipeline.v1 import cycle_pb2, rollout_pb2
 from tidemill.pipeline.v1 import exclusion_service_pb2 as exclusion_pb2
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pipeline_pb2
@@ -452,6 +453,10 @@ class FakeRollouts(RolloutServiceServicer):
         return rollout_service_pb2.ListAuditEntriesResponse(entries=[entry], next_page_token=token)
 
 
+class FakeSources(SourceServiceServicer):
+    """Ingest's declared sources, of which nothing is called: tests/integration/ingest has them."""
+
+
 class FakeExclusions(ExclusionServiceServicer):
     """One erasure, which is complete when it is listed."""
 
@@ -630,6 +635,7 @@ class FakePeers:
         add_GRPCInferenceServiceServicer_to_server(FakeV2(self.seen), server)
         add_CleaningServiceServicer_to_server(FakeCleaning(self.seen), server)  # type: ignore[abstract]
         add_IngestServiceServicer_to_server(FakeIngest(self.seen), server)  # type: ignore[abstract]
+        add_SourceServiceServicer_to_server(FakeSources(), server)  # type: ignore[abstract]
         letters = DeadLetterServicer(DeadLetters(self.letters, MemoryMarks(), SystemClock()))
         add_DeadLetterServiceServicer_to_server(letters, server)
         add_PipelineServiceServicer_to_server(self.pipeline, server)

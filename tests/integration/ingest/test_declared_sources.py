@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,3 +126,31 @@ def test_a_file_that_changes_is_collected_until_it_is_paused_and_deleted(ingest:
     with pytest.raises(grpc.RpcError) as gone:
         read(ingest, name)
     assert gone.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_command_line_declares_collects_pauses_and_deletes(ingest: IngestProcess, tmp_path: Path) -> None:
+    def cli(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "gateway.cli.main", "sources", *words, "--address", f"127.0.0.1:{ingest.port}"]
+        environment = {**os.environ, "TIDEMILL_STATE": str(tmp_path / "state")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    (tmp_path / "tickets.jsonl").write_text(lines({"1": "one", "2": "two"}))
+    file = tmp_path / "sources.yaml"
+    text = "sources:\n- source: cli-tickets\n  json_lines: {uri: tickets.jsonl, id_field: id}\n"
+    text += "  collect: {schedule: 0 %s * * *}\n"
+    file.write_text(text % 25)
+    code, shown = cli("put", str(file))
+    assert (code, f"{file}:4:13: sources[0].collect.schedule" in shown) == (2, True), shown
+    file.write_text(text % 3)
+    assert cli("put", str(file))[0] == 0
+    assert cli("collect", "cli-tickets") == (0, "cli-tickets: 2 records\n")
+    code, shown = cli("pause", "cli-tickets", "--reason", "a test")
+    assert (code, "paused: a test" in shown) == (0, True), shown
+    code, shown = cli("collect", "cli-tickets")
+    assert (code, "sources/cli-tickets is paused: a test." in shown) == (1, True), shown
+    code, shown = cli("list")
+    assert (code, "0 3 * * * (UTC)" in shown, "succeeded: 2 records" in shown) == (0, True, True), shown
+    assert cli("delete", "cli-tickets") == (0, "sources/cli-tickets is deleted; its records stay.\n")
+    code, shown = cli("show", "cli-tickets")
+    assert (code, "`tidemill sources list` shows those that are declared." in shown) == (1, True), shown

@@ -98,7 +98,7 @@ class Harness:
     def pull(self) -> None:
         """Pulls everything that runs to its end."""
         pulled = SqlPulledStore(self.engine)
-        runner = ImportRunner(self.store, pulled, self.reader, self.bus, TemporaryLedger, self.clock)  # type: ignore[arg-type]  # the bus
+        runner = ImportRunner(self.store, pulled, self.reader, self.bus, TemporaryLedger, self.clock)
         for item in self.store.running_imports():
             runner.run(item, Interrupt())
 
@@ -246,7 +246,7 @@ def test_while_the_database_is_unavailable_an_order_stays_pending(harness: Harne
 
     away = DeclaredSources(
         harness.kept, Imports(Away(), harness.reader, harness.kept, harness.clock), harness.store, harness.clock
-    )  # type: ignore[arg-type]  # not a store at all
+    )
     assert isinstance(refusal(lambda: away.carry_out(order, "", Interrupt())), UnavailableError)
     assert len(harness.step()) == 1
 
