@@ -147,6 +147,7 @@ def addresses(*found: str) -> Callable[[str, int], Sequence[AddressInfo]]:
         "http://user:secret@127.0.0.1:{port}/a.jsonl",
         "http://127.0.0.1:{port}\\@example.com/a",
         "http:///a.jsonl",
+        "http://127.0.0.1:0/a.jsonl",
         "http://[::1/a",
         "s3://user@bucket/x",
         "s3://arn:aws:s3:eu:1:accesspoint/x/y",

@@ -61,6 +61,8 @@ def parse_uri(text: str) -> SourceUri:
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
         raise UriRefusedError("it is not a valid URL; check host and port") from error
+    if port == 0:
+        raise UriRefusedError("port 0 cannot be asked; leave the port out or name another")
     if "@" in parts.netloc:
         raise UriRefusedError("it contains a user or a password; configure credentials in the service's settings")
     if scheme == "s3":
