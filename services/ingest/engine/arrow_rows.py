@@ -55,7 +55,7 @@ class RowFormat(MemberFormat[Row]):
                     names, labels = batch.schema.names, class_labels(batch.schema.metadata)
                     for row in _rows(batch):
                         yield next(numbers), {name: _plain(row[name], labels.get(name)) for name in names}
-            except (pa.ArrowException, OSError, OverflowError, struct.error) as error:
+            except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError, struct.error) as error:
                 raise BadContentError("INVALID_PARQUET", f"row {next(numbers)} cannot be read: {error}") from error
 
     def record(self, source: str, file: ReadFile, piece: Row) -> RawRecord:

@@ -82,7 +82,7 @@ def processor_time(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def grows_too_fast(operator: Operator[Any], before: str, unit: str, measures: int = 3) -> bool:
+def grows_too_fast(operator: Operator[Any], before: str, unit: str, measures: int = 5) -> bool:
     small, middle, large = (work(operator, before + repeated(unit, size - len(before))) for size in SIZES)
     longer = processor_time(middle)
     if longer <= NOISE or growth(small, middle, longer) <= DOUBTFUL_GROWTH:
