@@ -123,7 +123,7 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
             request = PutDatasetRequest(request_id=new_id(), name=spec.dataset.name, spec=wanted)
             connection.cleaning.PutDataset(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
     except InvalidArgumentError as error:
-        raise file.locate(_renamed(error, "dataset.")) from error
+        raise file.locate(error, "dataset.") from error
     begun = [_import(connection, file, number) for number in range(len(spec.sources))]
     imports = [imported(connection, each, console) for each in begun]
     version = _built(connection, spec.dataset.name, imports, console)
@@ -149,7 +149,7 @@ def _import(connection: Connection, file: PipelineFile, number: int, *, resend: 
             answer = connection.ingest.CreateImport(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
             return answer.source_import
     except InvalidArgumentError as error:
-        raise file.locate(_renamed(error, f"sources[{number}].")) from error
+        raise file.locate(error, f"sources[{number}].") from error
 
 
 def _built(connection: Connection, name: str, imports: list[Import], console: Console) -> DatasetVersion:
@@ -172,9 +172,3 @@ def _built(connection: Connection, name: str, imports: list[Import], console: Co
             progress = version.progress
             shown.update(f"building {version.name}: {progress.phase} {progress.done:,} of {progress.total:,}")
     return version
-
-
-def _renamed(error: InvalidArgumentError, prefix: str) -> InvalidArgumentError:
-    """A service's error about a request's `spec`, with the fields' names in the file."""
-    found = [FieldViolation(prefix + each.field.removeprefix("spec."), each.description) for each in error.violations]
-    return InvalidArgumentError(error.message, reason=error.reason, violations=found)

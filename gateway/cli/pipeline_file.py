@@ -50,9 +50,12 @@ class PipelineFile:
     spec: cycle_pb2.PipelineSpec
     places: Mapping[str, tuple[int, int]] = field(repr=False)
 
-    def locate(self, error: InvalidArgumentError) -> InvalidArgumentError:
-        """A service's error about the spec, with the lines of the file; unchanged if it names no field."""
-        return _located(self.path, self.places, error)
+    def locate(self, error: InvalidArgumentError, prefix: str = "") -> InvalidArgumentError:
+        """A service's error about the spec, with the lines of the file; unchanged if it names no field.
+
+        A request with only a part of the file as its `spec` gives the part's place as `prefix`, such as `dataset.`.
+        """
+        return _located(self.path, self.places, error, prefix)
 
 
 @dataclass(frozen=True, slots=True)

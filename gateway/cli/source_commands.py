@@ -42,7 +42,7 @@ from gateway.cli.pages import pages
 from gateway.cli.pipeline_file import load_sources
 from gateway.cli.resource_names import source_name
 from gateway.cli.views.text import moment
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.errors import InvalidArgumentError
 from services.kit.ids import new_id
 
 _TIMEOUT_S = 120
@@ -93,13 +93,7 @@ def put(
                 with connection.errors():
                     answer = connection.sources.PutSource(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
             except InvalidArgumentError as error:
-                prefix = f"sources[{number}]."
-                violations = [
-                    FieldViolation(prefix + each.field.removeprefix("spec."), each.description)
-                    for each in error.violations
-                ]
-                renamed = InvalidArgumentError(error.message, reason=error.reason, violations=violations)
-                raise loaded.locate(renamed) from error
+                raise loaded.locate(error, f"sources[{number}].") from error
             found.append(answer.source)
     _print_list(found, json_wanted)
 

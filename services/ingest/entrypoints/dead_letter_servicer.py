@@ -14,6 +14,7 @@ from tidemill.ingest.v1 import dead_letter_service_pb2_grpc as grpc_stubs
 
 from services.ingest.app.dead_letters import DeadLetters, Outcome
 from services.ingest.domain.dead_letter import DeadLetter, LetterFilter, LetterState
+from services.ingest.entrypoints.mapping import actor_of
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.messages import timestamp
 from services.kit.grpc.paging import DEFAULT_SIZE, checked_token
@@ -55,19 +56,13 @@ class DeadLetterServicer(grpc_stubs.DeadLetterServiceServicer):
         self, request: pb.ReplayDeadLettersRequest, context: Any
     ) -> pb.ReplayDeadLettersResponse:
         """Sends letters to their topics again."""
-        outcomes = await asyncio.to_thread(self._letters.replay, list(request.names), _actor(context))
+        outcomes = await asyncio.to_thread(self._letters.replay, list(request.names), actor_of(context))
         return pb.ReplayDeadLettersResponse(outcomes=map(_outcome, outcomes))
 
     async def DropDeadLetters(self, request: pb.DropDeadLettersRequest, context: Any) -> pb.DropDeadLettersResponse:
         """Marks letters as not needed."""
-        outcomes = await asyncio.to_thread(self._letters.drop, list(request.names), _actor(context))
+        outcomes = await asyncio.to_thread(self._letters.drop, list(request.names), actor_of(context))
         return pb.DropDeadLettersResponse(outcomes=map(_outcome, outcomes))
-
-
-def _actor(context: Any) -> str:
-    """Who decides, as the gateway names the caller."""
-    key = dict(context.invocation_metadata() or ()).get("x-tidemill-key", "")
-    return f"key:{key}"[:160] if key else "mesh"
 
 
 def _filter(message: pb.DeadLetterFilter) -> LetterFilter:

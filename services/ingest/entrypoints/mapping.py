@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from datetime import UTC
+from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from tidemill.ingest.v1 import source_import_pb2, source_pb2
@@ -126,3 +127,9 @@ def _collection(item: Collection) -> source_pb2.Collection:
         reused=item.reused,
         failure=failure_to(item.failure),
     )
+
+
+def actor_of(context: Any) -> str:
+    """Who orders or decides, as the gateway names the caller."""
+    key = dict(context.invocation_metadata() or ()).get("x-tidemill-key", "")
+    return f"key:{key}"[:160] if key else "mesh"

@@ -65,12 +65,8 @@ class SourceServicer(grpc_stubs.SourceServiceServicer):
 
     async def CollectSource(self, request: pb.CollectSourceRequest, context: Any) -> pb.CollectSourceResponse:
         """Collects a source now."""
-        order = await asyncio.to_thread(self._sources.order, request.name, request.request_id, _actor(context))
+        order = await asyncio.to_thread(
+            self._sources.order, request.name, request.request_id, mapping.actor_of(context)
+        )
         item, reused = await self._worker.carry_out(order, current_traceparent())
         return pb.CollectSourceResponse(source_import=mapping.import_to(item, reused=reused))
-
-
-def _actor(context: Any) -> str:
-    """Who orders, as the gateway names the caller."""
-    key = dict(context.invocation_metadata() or ()).get("x-tidemill-key", "")
-    return f"key:{key}"[:160] if key else "mesh"
