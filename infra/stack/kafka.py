@@ -20,8 +20,14 @@ CLUSTER_ID = "dGlkZW1pbGxtZXNoMDAwMQ"
 # Partitions of Kafka's own topics: the default of 50 each is slow to start and useless on one node.
 _INTERNAL_PARTITIONS = 4
 
-_BROKER_JVM = ("-Xms384m", "-Xmx384m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError")
-_TOOL_JVM = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+# As for Elasticsearch, the second compiler costs more than it gains: 9.7 s of processor time for a start with all
+# topics instead of 6.1 s.
+_COMPILER = "-XX:TieredStopAtLevel=1"
+_BROKER_JVM = (
+    *("-Xms384m", "-Xmx384m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExitOnOutOfMemoryError"),
+    _COMPILER,
+)
+_TOOL_JVM = ("-Xmx128m", "-XX:+UseSerialGC", _COMPILER)
 
 _LOGGING = """status = error
 appender.console.type = Console

@@ -35,6 +35,8 @@ _RECONNECT_PAUSE_S = 1.0
 _CLOSE_S = 2.0
 _FINISH_S = 3.0
 _LOOK_S = 0.5
+# A broker that has just started on a slow disk took over 10 s, the client's own limit, for the last of 14 topics.
+_READY_MS = 60_000
 
 
 def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *, replication: int = -1) -> None:
@@ -61,7 +63,7 @@ def ensure_topics(bootstrap: Brokers | str, topics: Sequence[Topic] = TOPICS, *,
                 logger.debug("topic %s was created by another process at the same time", topic.name)
         _reconcile(admin, [topic for topic in topics if topic.name in present])
         # Created does not mean usable: a consumer that joins before its topics have leaders gets nothing at first.
-        admin.wait_for_topics([topic.name for topic in topics])
+        admin.wait_for_topics([topic.name for topic in topics], timeout_ms=_READY_MS)
     except KafkaError as error:
         raise bus_away("Kafka did not create the topics", error) from error
     finally:
