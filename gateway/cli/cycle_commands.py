@@ -16,10 +16,11 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import (
 )
 
 from gateway.cli import stack_commands
-from gateway.cli.allowed_sources import allow, source_uri, wanted_roots
+from gateway.cli.allowed_sources import allow, wanted_roots
 from gateway.cli.connection import Connection, connect
+from gateway.cli.file_inputs import AllowOption, assets_of, make_readable, missing_assets
 from gateway.cli.follow import Detached, follow
-from gateway.cli.mesh_owner import as_owner, show_to_mesh
+from gateway.cli.mesh_owner import show_to_mesh
 from gateway.cli.output import (
     EXIT_FAILED,
     EXIT_INTERRUPTED,
@@ -39,13 +40,10 @@ from gateway.cli.resource_names import pipeline_name
 from gateway.cli.source_check import check_base_model, check_model_name, check_recipe, check_sources
 from gateway.cli.views.summary import next_steps, print_next_steps, summary
 from gateway.cli.views.text import moment
-from services.kit.config import home_dir
 from services.kit.errors import InvalidArgumentError, UnavailableError
 from services.kit.ids import new_id
 
 if TYPE_CHECKING:
-    from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
-
     from gateway.cli.pipeline_file import PipelineFile
 
 # The service that does the work of a stage.
@@ -56,11 +54,6 @@ PipelinePath = Annotated[
 ]
 CycleName = Annotated[
     str, typer.Argument(help="pipelines/PIPELINE/cycles/CYCLE, or the name of a pipeline for its newest cycle.")
-]
-
-AllowOption = Annotated[
-    list[str] | None,
-    typer.Option("--allow", help="Folder or s3:// URL that imports may also read from now on.", show_default=False),
 ]
 
 
@@ -141,15 +134,7 @@ def run(
             left += f" Not on this machine yet: {', '.join(missing)}; `tidemill run` fetches them."
         console.print(f"{pipeline}: no errors found without running it.{left}", markup=False, soft_wrap=True)
         return
-    roots = wanted_roots(file, more or ())
-    if address is None:
-        # This machine's mesh reads this machine's files, so missing example data are fetched first.
-        with stack_commands.resumable(console, "the same command"):
-            stack_commands.fetch(console, missing_assets(file.spec))
-    if address is None:
-        show_to_mesh(roots)
-    as_owner()
-    allow(roots, file)
+    make_readable(file, more or (), address)
     with connect(address) as connection:
         cycle = _start(connection, file, console)
         if not follow_it:
@@ -183,38 +168,6 @@ def quickstart(
         cycle = _start(connection, file, console)
         ended = _watch(connection, cycle.name, console, json_wanted)
     raise typer.Exit(_exit_code(ended))
-
-
-def missing_assets(spec: PipelineSpec) -> list[str]:
-    """Names of the examples that a pipeline needs and that are not in the home folder yet."""
-    from infra.stack.assets import parts
-    from infra.stack.layout import Home
-
-    home = Home(home_dir())
-    wanted = set(assets_of(spec))
-    missing = []
-    for part in parts():
-        # A user's own file may have the name of an example.
-        own = not any(Path(source_uri(source)).is_relative_to(home.data / part.name) for source in spec.sources)
-        is_model = spec.training.base_model.startswith(part.name)
-        there = any((*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")))
-        if part.name in wanted and part.name not in stack_commands.PROGRAMS and (is_model or not own) and not there:
-            missing.append(part.name)
-    return missing
-
-
-def assets_of(spec: PipelineSpec) -> list[str]:
-    """Names of the assets that a pipeline needs: the mesh's programs, and examples that its model or sources name."""
-    from infra.stack.assets import parts
-
-    used = [spec.training.base_model]
-    used += [source_uri(source) for source in spec.sources]
-    words = {word for text in used for word in Path(text).parts}
-    return [
-        part.name
-        for part in parts()
-        if part.name in stack_commands.PROGRAMS or any(word.startswith(part.name) for word in words)
-    ]
 
 
 def follow_cycle(name: CycleName, address: AddressOption = None, json_wanted: JsonOption = False) -> None:

@@ -18,13 +18,10 @@ from tidemill.cleaning.v1.dataset_pb2 import DatasetSpec, DatasetVersion
 from tidemill.ingest.v1.ingest_service_pb2 import CreateImportRequest
 from tidemill.ingest.v1.source_import_pb2 import Import
 
-from gateway.cli import stack_commands
-from gateway.cli.allowed_sources import allow, wanted_roots
 from gateway.cli.connection import Connection, connect
-from gateway.cli.cycle_commands import AllowOption, missing_assets
 from gateway.cli.dataset_commands import VersionName, dataset, find_version, print_version, replaced
+from gateway.cli.file_inputs import AllowOption, make_readable
 from gateway.cli.import_view import imported, states
-from gateway.cli.mesh_owner import as_owner, show_to_mesh
 from gateway.cli.output import EXIT_INTERRUPTED, AddressOption, JsonOption, as_json, print_json, stderr, stdout
 from gateway.cli.pipeline_file import PipelineFile, load_dataset
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
@@ -63,13 +60,7 @@ def build(
                 ],
             )
         )
-    roots = wanted_roots(loaded, more or ())
-    if address is None:
-        with stack_commands.resumable(console, "the same command"):
-            stack_commands.fetch(console, missing_assets(loaded.spec))
-        show_to_mesh(roots)
-    as_owner()
-    allow(roots, loaded)
+    make_readable(loaded, more or (), address)
     try:
         with connect(address) as connection:
             version = _build(connection, loaded, console)

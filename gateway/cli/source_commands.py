@@ -20,12 +20,10 @@ from tidemill.ingest.v1.source_service_pb2 import (
     ResumeSourceRequest,
 )
 
-from gateway.cli import stack_commands
-from gateway.cli.allowed_sources import allow, source_uri, wanted_roots
+from gateway.cli.allowed_sources import source_uri
 from gateway.cli.connection import connect
-from gateway.cli.cycle_commands import AllowOption, missing_assets
+from gateway.cli.file_inputs import AllowOption, make_readable
 from gateway.cli.import_view import imported
-from gateway.cli.mesh_owner import as_owner, show_to_mesh
 from gateway.cli.output import (
     EXIT_INTERRUPTED,
     AddressOption,
@@ -71,18 +69,12 @@ def put(
 
     Put again, a source gets the file's options and times; a pause stays. `tidemill run` declares those with `collect`.
     """
-    loaded, console = load_sources(file), stderr()
+    loaded = load_sources(file)
     names = [source.source for source in loaded.spec.sources]
     for name in only or ():
         if name not in names:
             raise InvalidArgumentError(f"{file} has no source {name!r}; it has {', '.join(names)}.")
-    roots = wanted_roots(loaded, more or ())
-    if address is None:
-        with stack_commands.resumable(console, "the same command"):
-            stack_commands.fetch(console, missing_assets(loaded.spec))
-        show_to_mesh(roots)
-    as_owner()
-    allow(roots, loaded)
+    make_readable(loaded, more or (), address)
     found: list[Source] = []
     with connect(address) as connection:
         for number, spec in enumerate(loaded.spec.sources):

@@ -14,9 +14,9 @@ from tidemill.pipeline.v1.trigger_service_pb2 import (
     ResumeTriggerRequest,
 )
 
-from gateway.cli import stack_commands
 from gateway.cli.connection import connect
-from gateway.cli.cycle_commands import PipelinePath, missing_assets
+from gateway.cli.cycle_commands import PipelinePath
+from gateway.cli.file_inputs import AllowOption, make_readable
 from gateway.cli.output import (
     AddressOption,
     JsonOption,
@@ -24,7 +24,6 @@ from gateway.cli.output import (
     plain_table,
     print_json,
     print_whole,
-    stderr,
     stdout,
 )
 from gateway.cli.pages import pages
@@ -48,16 +47,18 @@ def why(pipeline: PipelineName, address: AddressOption = None, json_wanted: Json
 
 
 @triggers.command()
-def put(pipeline: PipelinePath, address: AddressOption = None, json_wanted: JsonOption = False) -> None:
+def put(
+    pipeline: PipelinePath,
+    more: AllowOption = None,
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
+) -> None:
     """Sets the triggers of a pipeline file without running it; `tidemill run` sets them, too."""
     file = load_pipeline(pipeline)
     if not file.spec.HasField("triggers"):
         raise InvalidArgumentError(f"{pipeline}: triggers: the file has none.", reason="PIPELINE_FILE")
-    if address is None:
-        # The cycles that they start find what they need, as those of `run` do.
-        console = stderr()
-        with stack_commands.resumable(console, "the same command"):
-            stack_commands.fetch(console, missing_assets(file.spec))
+    # The cycles that they start find what they need, as those of `run` do.
+    make_readable(file, more or (), address)
     with connect(address) as connection:
         request = PutTriggerRequest(request_id=new_id(), spec=file.spec)
         try:

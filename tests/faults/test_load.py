@@ -64,5 +64,6 @@ async def test_no_call_fails_and_none_is_answered_wrongly_while_versions_swap(me
     assert callers.wrong == []
     assert callers.answered > SECONDS * PER_S / 2, "too few calls to say anything"
     assert min(callers.by_version[number] for number in labels) > callers.answered / 10
-    assert ended(mesh, before) == []
+    # A version that left its route is unloaded after `drain_s`, here if the swaps are rarer: its process ends with it.
+    assert [process for process in ended(mesh, before) if f"/{model}" not in process.name] == []
     assert logs.errors() == []

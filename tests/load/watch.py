@@ -34,7 +34,7 @@ class Process:
     pid: int
     start: float
     name: str = field(compare=False)
-    """The supervisor's child that it is or descends from, and its program."""
+    """The supervisor's child that it is or descends from, and its command."""
 
 
 def processes(stack: StackState) -> frozenset[Process]:
@@ -101,7 +101,7 @@ def _process(name: str, process: psutil.Process) -> Process | None:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
-        return Process(process.pid, process.create_time(), f"{name}: {process.name()}")
+        return Process(process.pid, process.create_time(), f"{name}: {' '.join(process.cmdline())}")
     except psutil.NoSuchProcess:
         return None
 

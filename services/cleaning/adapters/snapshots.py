@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from services.cleaning.app.ports import Fate, Placement, RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
 from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RecordKey, Rejection
-from services.kit.errors import FailedPreconditionError
+from services.kit.errors import FailedPreconditionError, snapshot_damaged
 from services.kit.storage.artifacts import ArtifactStore, filesystem_of, translate_store_errors
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class FolderSnapshots:
             with translate_store_errors(uri):
                 file = pq.ParquetFile(path, filesystem=filesystem)
         except FileNotFoundError as error:
-            raise _missing(uri) from error
+            raise snapshot_damaged(snapshot.uri, f"{part.value}.parquet", "it is missing") from error
 
         def batches() -> Iterator[Mapping[str, Sequence[str | None]]]:
             with file, translate_store_errors(uri):
@@ -124,7 +124,7 @@ class FolderSnapshots:
         """See the port."""
         text = self._store.read_file(f"{snapshot.uri}/{MANIFEST}")
         if text is None:
-            raise _missing(f"{snapshot.uri}/{MANIFEST}")
+            raise snapshot_damaged(snapshot.uri, MANIFEST, "it is missing")
         return int(json.loads(text)["contamination"]["near_overlap"])
 
     def erase(self, uri: str, gone: Erased, moment: datetime) -> int:
@@ -177,15 +177,9 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
                 filters=[("record_id", "==", record_id), ("source", "==", source)],
             )
     except FileNotFoundError as error:
-        raise _missing(uri) from error
+        raise snapshot_damaged(*uri.rsplit("/", 1), "it is missing") from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
-
-
-def _missing(uri: str) -> FailedPreconditionError:
-    return FailedPreconditionError(
-        f"{uri} is missing; build the data set again.", reason="SNAPSHOT_DAMAGED", metadata={"uri": uri}
-    )
 
 
 def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:

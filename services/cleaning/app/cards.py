@@ -29,7 +29,7 @@ class Cards:
             per_reason: most records of a reason.
 
         Raises:
-            NotFoundError, FailedPreconditionError: see `figures`.
+            NotFoundError, FailedPreconditionError, DataLossError: see `figures`.
         """
         snapshot = self._snapshot(self._datasets.version(name))
         counts = snapshot.rejected_by_reason
@@ -65,7 +65,8 @@ class Cards:
 
         Raises:
             NotFoundError: the version does not exist.
-            FailedPreconditionError: it is not ready, or a file of it is missing.
+            FailedPreconditionError: it is not ready.
+            DataLossError: a file of it is missing.
         """
         version = self._datasets.version(name)
         snapshot = self._snapshot(version)

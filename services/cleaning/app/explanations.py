@@ -53,7 +53,7 @@ class Explanations:
 
         Raises:
             NotFoundError, InvalidArgumentError: see `Records.record`.
-            FailedPreconditionError: a snapshot is damaged.
+            DataLossError: a snapshot is damaged.
         """
         collected = self._records.record(record_id, source)
         record = collected.record

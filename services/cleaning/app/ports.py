@@ -286,7 +286,7 @@ class SnapshotStore(Protocol):
         """The records of a part: their number, and batches of equally long columns.
 
         Raises:
-            FailedPreconditionError: the file is missing.
+            DataLossError: the file is missing.
         """
         ...
 
@@ -298,6 +298,6 @@ class SnapshotStore(Protocol):
         """Where a snapshot has a record.
 
         Raises:
-            FailedPreconditionError: a file of the snapshot is missing.
+            DataLossError: a file of the snapshot is missing.
         """
         ...

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, and_, case, delete, func, insert, select
 
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import NotFoundError, snapshot_damaged
 from services.kit.storage.artifacts import ArtifactStore, filesystem_of, translate_store_errors
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.tables import captured_answers, drift_looks, feedback
@@ -145,12 +145,7 @@ class SnapshotTexts:
                 metadata={"uri": uri},
             ) from error
         except (pa.ArrowException, KeyError) as error:
-            raise FailedPreconditionError(
-                f"The snapshot {uri} is damaged: train.parquet cannot be read: {error}. Restore the file from a "
-                "backup, or build the data set again.",
-                reason="SNAPSHOT_DAMAGED",
-                metadata={"uri": uri},
-            ) from error
+            raise snapshot_damaged(uri, "train.parquet", f"it cannot be read: {error}") from error
         return kept
 
 

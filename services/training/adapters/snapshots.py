@@ -80,7 +80,7 @@ class StoredFolders:
         for part in _PARTS:
             name = f"{part}.parquet"
             if not filesystem.exists(f"{path}/{name}"):
-                raise _broken(spec.dataset_uri, part)
+                raise snapshot_damaged(spec.dataset_uri, name, "it is missing")
             _check_size(manifest, name, filesystem.size(f"{path}/{name}"), spec.dataset_uri)
             with (
                 _parquet_errors(spec.dataset_uri, name),
@@ -164,14 +164,14 @@ def read_rows(folder: Path, part: str, learnt: Sequence[tuple[str, str]]) -> lis
 
     Raises:
         InvalidArgumentError: the snapshot lacks one of the columns.
-        FailedPreconditionError: the part does not exist or is empty.
-        DataLossError: the file cannot be read.
+        FailedPreconditionError: the part is empty.
+        DataLossError: the file is missing or cannot be read.
     """
     import pyarrow.parquet as pq
 
     path = folder / f"{part}.parquet"
     if not path.is_file():
-        raise _broken(folder.name, part)
+        raise snapshot_damaged(str(folder), path.name, "it is missing")
     with _parquet_errors(str(folder), path.name):
         table = pq.read_table(path)
     _check(part, table.num_rows, table.column_names, learnt)
@@ -217,10 +217,6 @@ def by_weight(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
             )
         found += [row] * (int(weight) if weight else 1)
     return found
-
-
-def _broken(where: str, part: str) -> FailedPreconditionError:
-    return FailedPreconditionError(f"The snapshot {where} has no {part}.parquet.", reason="SNAPSHOT_BROKEN")
 
 
 def _check(part: str, rows: int, columns: Collection[str], learnt: Sequence[tuple[str, str]]) -> None:

@@ -17,7 +17,7 @@ from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.card.markdown import markdown_card
 from services.cleaning.engine.card.page import html_card
 from services.cleaning.engine.card.statistics import MAX_LABEL_VALUES, CardFigures, PartFigures, language_of
-from services.kit.errors import FailedPreconditionError, NotFoundError
+from services.kit.errors import DataLossError, FailedPreconditionError, NotFoundError
 from tests.conftest import OpenDatabase
 from tests.recipes import parse_operators
 from tests.unit.cleaning.test_use_cases import NAME, Harness
@@ -156,7 +156,7 @@ def test_an_empty_part_has_a_card_and_a_version_that_is_not_ready_has_none(harne
     assert "No records." in markdown_card(card)
     assert json.dumps(html_card(card))
     (next((harness.folder / "datasets").rglob("train.parquet"))).unlink()
-    with pytest.raises(FailedPreconditionError, match=r"train\.parquet is missing"):
+    with pytest.raises(DataLossError, match=r"train\.parquet: it is missing"):
         harness.cards.figures(name)
 
 

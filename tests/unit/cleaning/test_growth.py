@@ -18,10 +18,10 @@ from services.masking.pii_patterns import KINDS, rules_of
 REGISTRY = own_registry()
 # Each text is eight times as large as the one before: the time of a linear operator is about eight times as long, that
 # of a quadratic one 64 times. The largest is tried only where the others leave a doubt.
-SIZES: Final = (MAX_TEXT_BYTES // 256, MAX_TEXT_BYTES // 32, MAX_TEXT_BYTES)
+SIZES: Final = (MAX_TEXT_BYTES // 256, MAX_TEXT_BYTES // 32, MAX_TEXT_BYTES // 4)
 DOUBTFUL_GROWTH: Final = 14
 MAX_GROWTH: Final = 24
-# Seconds below which the middle size does not matter: were it quadratic, the largest would take a second.
+# Seconds below which the middle size does not matter: were it quadratic, a text of MAX_TEXT_BYTES would take a second.
 NOISE: Final = 0.001
 
 PARAMS: Final[dict[str, list[dict[str, Any]]]] = {
@@ -82,7 +82,7 @@ def processor_time(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def grows_too_fast(operator: Operator[Any], before: str, unit: str, measures: int = 5) -> bool:
+def grows_too_fast(operator: Operator[Any], before: str, unit: str, measures: int = 3) -> bool:
     small, middle, large = (work(operator, before + repeated(unit, size - len(before))) for size in SIZES)
     longer = processor_time(middle)
     if longer <= NOISE or growth(small, middle, longer) <= DOUBTFUL_GROWTH:

@@ -12,6 +12,7 @@ from gateway.cli.main import create_cli
 from gateway.cli.pipeline_file import load_pipeline
 from gateway.cli.source_check import check_base_model, check_recipe, check_sources
 from services.kit.errors import InvalidArgumentError, UnavailableError
+from services.kit.source_roots import FILE_NAME, read_roots
 
 ROOT = Path(__file__).parents[3]
 
@@ -96,22 +97,25 @@ def test_a_folder_of_a_base_model_must_be_there_and_have_safe_weights(tmp_path: 
         check_base_model(load_pipeline(with_base_model(tmp_path, right)))
 
 
-@pytest.mark.parametrize("command", [("run",), ("dataset", "build"), ("triggers", "put")])
-def test_every_command_whose_work_needs_examples_fetches_them_first(
+@pytest.mark.parametrize("command", [("run",), ("dataset", "build"), ("triggers", "put"), ("sources", "put")])
+def test_every_command_whose_work_reads_files_fetches_examples_and_allows_the_folders(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[list[str]] = []
     monkeypatch.setattr("gateway.cli.stack_commands.fetch", lambda _, names: fetched.append(list(names)))
-    for module in ("cycle_commands", "dataset_build"):
-        monkeypatch.setattr(f"gateway.cli.{module}.as_owner", lambda: None)
-        monkeypatch.setattr(f"gateway.cli.{module}.show_to_mesh", lambda _: None)
+    monkeypatch.setattr("gateway.cli.file_inputs.as_owner", lambda: None)
+    monkeypatch.setattr("gateway.cli.file_inputs.show_to_mesh", lambda _: None)
     monkeypatch.setenv("TIDEMILL_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("TIDEMILL_STATE", str(tmp_path / "state"))
+    own, elsewhere = tmp_path / "own", tmp_path / "elsewhere"
+    own.mkdir()
+    elsewhere.mkdir()
     text = (ROOT / "pipelines" / "reviews.yaml").read_text(encoding="utf-8")
-    path = tmp_path / "a.yaml"
+    path = own / "a.yaml"
     path.write_text(text + "triggers: {schedule: 0 3 * * MON, time_zone: UTC}\n", encoding="utf-8")
-    CliRunner().invoke(create_cli(), [*command, str(path)])
+    CliRunner().invoke(create_cli(), [*command, str(path), "--allow", str(elsewhere)])
     assert fetched == [["bge-small-zh", "reviews"]]
+    assert {str(own), str(elsewhere)} <= set(read_roots(tmp_path / "state" / FILE_NAME))
 
 
 def test_without_a_mesh_the_operators_are_not_checked(tmp_path: Path) -> None:

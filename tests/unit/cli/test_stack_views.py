@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from gateway.cli.cycle_commands import assets_of, missing_assets
+from gateway.cli.file_inputs import assets_of, missing_assets
 from gateway.cli.views.stack import (
     DownloadBars,
     PartsReporter,

@@ -11,7 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, TidemillError
+from services.kit.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    TidemillError,
+)
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.base_models import BaseModels
@@ -118,7 +124,7 @@ def snapshot(folder: Path, **parts: list[dict[str, str]]) -> str:
 @pytest.mark.parametrize(
     ("parts", "kind", "reason", "said"),
     [
-        ({"train": [_ROW]}, FailedPreconditionError, "SNAPSHOT_BROKEN", "holdout"),
+        ({"train": [_ROW]}, DataLossError, "SNAPSHOT_DAMAGED", "holdout.parquet: it is missing"),
         ({"train": [_ROW], "holdout": []}, FailedPreconditionError, "DATASET_EMPTY", "holdout part .* is empty"),
         (
             {"train": [{"text": "x", "stars": "5"}], "holdout": [_ROW]},
