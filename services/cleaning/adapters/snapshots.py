@@ -177,7 +177,8 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
                 filters=[("record_id", "==", record_id), ("source", "==", source)],
             )
     except FileNotFoundError as error:
-        raise snapshot_damaged(*uri.rsplit("/", 1), "it is missing") from error
+        folder, _, part = uri.rpartition("/")
+        raise snapshot_damaged(folder, part, "it is missing") from error
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
 
