@@ -108,6 +108,7 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
         operators=spec.dataset.operators,
         holdout=spec.dataset.holdout,
         required_attributes=spec.dataset.required_attributes,
+        pushed_sources=list(dict.fromkeys(s.source for s in spec.sources if s.HasField("pushed"))),
     )
     try:
         with connection.errors():
@@ -115,14 +116,15 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
             connection.cleaning.PutDataset(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
     except InvalidArgumentError as error:
         raise file.locate(error, "dataset.") from error
-    begun = [_import(connection, file, number) for number in range(len(spec.sources))]
+    pulled = [number for number, source in enumerate(spec.sources) if not source.HasField("pushed")]
+    begun = [_import(connection, file, number) for number in pulled]
     imports = [imported(connection, each, console) for each in begun]
     version = _built(connection, spec.dataset.name, imports, console)
     if version.failure.reason == _LOST:
         console.print("The bus lost records; their sources are pulled again.", style="yellow")
-        for number, each in enumerate(imports):
+        for at, each in enumerate(imports):
             if each.name in version.failure.metadata:
-                imports[number] = imported(connection, _import(connection, file, number, resend=True), console)
+                imports[at] = imported(connection, _import(connection, file, pulled[at], resend=True), console)
         version = _built(connection, spec.dataset.name, imports, console)
     if version.state != DatasetVersion.STATE_READY:
         raise FailedPreconditionError(

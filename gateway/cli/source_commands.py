@@ -78,7 +78,8 @@ def put(
     found: list[Source] = []
     with connect(address) as connection:
         for number, spec in enumerate(loaded.spec.sources):
-            if only and spec.source not in only:
+            # Of what others push there is nothing to collect.
+            if spec.source not in only if only else spec.HasField("pushed"):
                 continue
             request = PutSourceRequest(request_id=new_id(), spec=spec)
             try:

@@ -12,6 +12,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 from services.cleaning.adapters.announcer import BusAnnouncer
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.loss_store import SqlLossStore
+from services.cleaning.adapters.pushed_records import BusPushedRecords
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
@@ -27,6 +28,7 @@ from services.cleaning.entrypoints.pool import WorkPool
 from services.cleaning.entrypoints.servicer import CleaningServicer
 from services.cleaning.entrypoints.worker import run_builder
 from services.cleaning.settings import CleaningSettings
+from services.kit.bus.backlog import Backlog
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.metrics import ConsumerMetrics, LossMetrics
@@ -57,7 +59,9 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
-    dataset_cases = Datasets(datasets, datasets, records, snapshots, recipes, clock)
+    backlog = Backlog(settings.brokers, "tidemill-cleaning-backlog")
+    pushed = BusPushedRecords(backlog)
+    dataset_cases = Datasets(datasets, datasets, records, snapshots, recipes, pushed, clock)
     explanations = Explanations(record_cases, datasets, datasets, snapshots, recipes)
     await asyncio.to_thread(dataset_cases.refresh_digests)
     builder = Builder(
@@ -70,6 +74,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         announcer=announcer,
         clock=clock,
         losses=losses,
+        pushed=pushed,
         await_timeout_s=settings.await_timeout_s,
         lost_patience_s=settings.lost_patience_s,
     )
@@ -107,7 +112,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         tasks=[lambda: run_builder(builder)],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
-        closers=[pool.close, publisher.close, engine.dispose],
+        closers=[pool.close, backlog.close, publisher.close, engine.dispose],
     )
 
 

@@ -111,5 +111,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with open_folder() as pipelines, open_folder() as plugins, pytest.MonkeyPatch.context() as patch:
         install(plugins, PLUGIN)
         patch.setenv("TIDEMILL_PLUGINS", str(plugins))
+        # Sites and APIs of tests are on this machine, from which sources are not fetched otherwise.
+        patch.setenv("TIDEMILL_SOURCE_HOSTS", "127.0.0.1:*")
         with running_parts(NAMES, tmp_path_factory.mktemp("mesh")) as stack:
             yield Mesh(stack, pipelines)

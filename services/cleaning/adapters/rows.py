@@ -94,6 +94,7 @@ def _spec_of(value: Mapping[str, Any]) -> DatasetSpec:
         HoldoutSpec(**value["holdout"]),
         tuple(value["required_attributes"]),
         tuple(value.get("feedback_sources", ())),
+        tuple(value.get("pushed_sources", ())),
     )
 
 

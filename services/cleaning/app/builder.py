@@ -15,6 +15,7 @@ from services.cleaning.app.ports import (
     DatasetStore,
     Losses,
     LossStore,
+    PushedRecords,
     RecordStore,
     SnapshotStore,
     VersionStore,
@@ -60,6 +61,7 @@ class Builder:
         announcer: Announcer,
         clock: Clock,
         losses: LossStore,
+        pushed: PushedRecords,
         await_timeout_s: float,
         lost_patience_s: float,
     ) -> None:
@@ -72,11 +74,15 @@ class Builder:
         self._announcer = announcer
         self._clock = clock
         self._losses = losses
+        self._pushed = pushed
         self._await_timeout_s = await_timeout_s
         self._lost_patience_s = lost_patience_s
         # By version: number of arrived records, known losses, time of the last change of either, and time and number
         # at which measuring the rate began.
         self._arrivals: dict[str, tuple[int, Losses | None, float, int, float]] = {}
+        # Versions whose pushed records have all been read, and the most that were unread of the others.
+        self._read: set[str] = set()
+        self._most_unread: dict[str, int] = {}
         # Update time of each data set that had no stale verdict: looking for one reads all its records.
         self._fresh: dict[str, datetime] = {}
         # For the others, the update time and the record up to which they are clean, where the next page begins.
@@ -116,15 +122,16 @@ class Builder:
 
     def _advance(self, version: DatasetVersion) -> bool:
         try:
-            if not self._arrived(version):
+            if not self._pushed_arrived(version) or not self._arrived(version):
                 self._continues(version)
                 return False
             summary, reused = self._build(version)
-            self._arrivals.pop(version.name, None)
+            self._forget(version)
             ready = replace(version, state=VersionState.READY, snapshot=summary, reused=reused)
             self._update(ready, Progress("write", summary.records_in, summary.records_in))
             logger.info("%s is ready: %s", version.name, summary.uri)
         except _EndedMeanwhileError:
+            self._forget(version)
             logger.info("%s was cancelled", version.name)
         except Exception as error:
             if is_retryable(error):
@@ -143,6 +150,20 @@ class Builder:
     def _continues(self, version: DatasetVersion) -> None:
         if version.progress is not None and version.progress.waiting is not None:
             self._update(version, replace(version.progress, waiting=None))
+
+    def _pushed_arrived(self, version: DatasetVersion) -> bool:
+        """Whether all that was pushed before the build was asked for has been read; stores the progress."""
+        if not version.spec.pushed_sources or version.name in self._read:
+            return True
+        unread = self._pushed.unread(version.name)
+        if not unread:
+            self._read.add(version.name)
+            return True
+        most = max(unread, self._most_unread.get(version.name, 0))
+        if most - unread != (version.progress.done if version.progress else -1):
+            self._most_unread[version.name] = most
+            self._update(version, Progress("await", most - unread, most))
+        return False
 
     def _arrived(self, version: DatasetVersion) -> bool:
         """Whether all awaited records have arrived; stores the progress, and fails when no more arrive."""
@@ -227,8 +248,14 @@ class Builder:
     def _fail(self, version: DatasetVersion, error: Exception) -> None:
         self._end(version, Failure.of(error, "The build"))
 
-    def _end(self, version: DatasetVersion, failure: Failure) -> None:
+    def _forget(self, version: DatasetVersion) -> None:
         self._arrivals.pop(version.name, None)
+        self._most_unread.pop(version.name, None)
+        self._read.discard(version.name)
+        self._pushed.forget(version.name)
+
+    def _end(self, version: DatasetVersion, failure: Failure) -> None:
+        self._forget(version)
         self._versions.update_version(
             replace(version, state=VersionState.FAILED, failure=failure, update_time=self._clock.now())
         )

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.cleaning.app.ports import DatasetStore, RecordStore, SnapshotStore, VersionStore
+from services.cleaning.app.ports import DatasetStore, PushedRecords, RecordStore, SnapshotStore, VersionStore
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import require_dataset
 from services.cleaning.domain.dataset import (
@@ -20,7 +20,8 @@ from services.cleaning.domain.dataset import (
 )
 from services.cleaning.domain.recipe import RecipeError
 from services.kit.clock import Clock
-from services.kit.errors import TidemillError, not_found
+from services.kit.errors import TidemillError, UnavailableError, not_found
+from services.kit.ids import new_id
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Datasets:
         records: RecordStore,
         snapshots: SnapshotStore,
         recipes: RecipeCache,
+        pushed: PushedRecords,
         clock: Clock,
     ) -> None:
         self._datasets = datasets
@@ -42,6 +44,7 @@ class Datasets:
         self._snapshots = snapshots
         self._versions = versions
         self._recipes = recipes
+        self._pushed = pushed
         self._clock = clock
 
     def put(self, name: str, spec: DatasetSpec) -> Dataset:
@@ -99,12 +102,23 @@ class Datasets:
         )
         return self._versions.create_version(draft, request_id, self._content(draft))
 
+    def _all_read(self) -> bool:
+        question = new_id()
+        try:
+            return self._pushed.unread(question) == 0
+        except UnavailableError:  # then the build waits for the bus, and says so
+            return False
+        finally:
+            self._pushed.forget(question)
+
     def _content(self, draft: DatasetVersion) -> str:
         """Digest of the snapshot that a build would give now, if that snapshot already exists; else empty."""
         if draft.awaited:
             counts = self._records.import_counts([item.name for item in draft.awaited])
             if any(item.arrived(counts.get(item.name)) < item.total for item in draft.awaited):
                 return ""
+        if draft.spec.pushed_sources and not self._all_read():
+            return ""
         records = self._records.content_digests(draft.spec.sources)
         try:
             recipe = self._recipes.of(draft.spec)

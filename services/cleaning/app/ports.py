@@ -125,6 +125,22 @@ class LossStore(Protocol):
         ...
 
 
+class PushedRecords(Protocol):
+    """What others have pushed to the mesh and this service has not read yet."""
+
+    def unread(self, build: str) -> int:
+        """How many messages are still to be read of those that lay on the bus when this was first asked for a build.
+
+        Raises:
+            UnavailableError: the bus does not answer.
+        """
+        ...
+
+    def forget(self, build: str) -> None:
+        """Ends the questions about a build."""
+        ...
+
+
 class DatasetStore(Protocol):
     """Data sets."""
 

@@ -31,7 +31,7 @@ class HoldoutSpec:
 class DatasetSpec:
     """Sources, recipe and hold-out of a data set; `required_attributes` become columns.
 
-    `feedback_sources` are some of the sources.
+    `feedback_sources` and `pushed_sources` are some of the sources.
     """
 
     sources: tuple[str, ...]
@@ -39,6 +39,7 @@ class DatasetSpec:
     holdout: HoldoutSpec = field(default_factory=HoldoutSpec)
     required_attributes: tuple[str, ...] = ()
     feedback_sources: tuple[str, ...] = ()
+    pushed_sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
         HoldoutSpec(message.holdout.fraction, message.holdout.max_records),
         tuple(message.required_attributes),
         tuple(message.feedback_sources),
+        tuple(message.pushed_sources),
     )
 
 
@@ -63,6 +64,7 @@ def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
         holdout=dataset_pb2.HoldoutSpec(fraction=spec.holdout.fraction, max_records=spec.holdout.max_records),
         required_attributes=spec.required_attributes,
         feedback_sources=spec.feedback_sources,
+        pushed_sources=spec.pushed_sources,
     )
 
 

@@ -17,6 +17,7 @@ from services.ingest.engine.formats import make_format
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
 
+_PUSHED = "pushed"
 _STATES = {
     ImportState.RUNNING: source_import_pb2.Import.STATE_RUNNING,
     ImportState.SUCCEEDED: source_import_pb2.Import.STATE_SUCCEEDED,
@@ -47,10 +48,19 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
 
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
-    """The source of a message; what is empty has the default that the contract gives it."""
+    """The source of a message; what is empty has the default that the contract gives it.
+
+    Raises:
+        InvalidArgumentError: its records are pushed.
+    """
     name = message.WhichOneof("kind")
     assert name is not None, "validation requires a kind"
     kind: SourceKind
+    if name == _PUSHED:
+        what = "others push the records of this source, so that there is nothing to pull"
+        raise InvalidArgumentError(
+            f"spec.pushed: {what}.", reason="PUSHED_SOURCE", violations=[FieldViolation("spec.pushed", what)]
+        )
     if name == PluginSource.field:
         kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
     else:

@@ -181,13 +181,14 @@ class CycleRunner:
         self._cycle = replace(self._cycle, imports=tuple(work.body for work in ended))
         counts = [int(work.body.get("record_count", 0)) for work in ended]
         rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
-        names = ", ".join(spec.source_names)
+        pushed = spec.pushed_source_names
+        names = ", ".join(dict.fromkeys(str(source["source"]) for source in spec.pulled_sources))
         # Records without ids may repeat silently in a source, so the summary counts the repeats.
         read = sum(int(work.body.get("progress", {}).get("done", 0)) for work in ended)
         repeats = read - rejected - sum(counts)
         lessons = self._cycle.lessons or {}
         counted = int(lessons.get("count", 0))
-        words = f"{sum(counts) - counted:,} records from {names}"
+        words = f"{sum(counts) - counted:,} records from {names}" if names else ""
         words += f", {repeats:,} repeats" if repeats > 0 else ""
         words += f", {rejected:,} refused" if rejected else ""
         for name, word in (("changed_count", "changed"), ("withdrawn_count", "gone")):
@@ -200,16 +201,22 @@ class CycleRunner:
         if counted:
             words += f"; {lessons['correction']:,} corrections and {lessons['accepted']:,} accepted answers"
             words += f" of {lessons['people']:,} people"
-        await self._summarize("collect", words, all(w.reused for w in ended))
+        if pushed:
+            words = f"{words}; and what was pushed to {', '.join(pushed)}"
+        # Whether anything was pushed since, only the data set's version shows.
+        reused = not pushed and all(work.reused for work in ended)
+        await self._summarize("collect", words if names else words.removeprefix("; ").removeprefix("and "), reused)
 
     async def _sources(self) -> Sequence[Json]:
-        """What is imported: the pipeline's sources, and the file with what feedback teaches.
+        """What is imported: the pipeline's sources that are pulled, and the file with what feedback teaches.
 
         The file is written once a cycle: an import that is resumed must find what it began with.
         """
         spec = self._cycle.spec
         # When a source is collected by itself is not a matter of its import.
-        pulled = [{name: value for name, value in source.items() if name != "collect"} for source in spec.sources]
+        pulled = [
+            {name: value for name, value in source.items() if name != "collect"} for source in spec.pulled_sources
+        ]
         if spec.feedback is None:
             return pulled
         if self._cycle.lessons is None:
@@ -510,6 +517,8 @@ class CycleRunner:
 def dataset_spec(spec: PipelineSpec) -> Json:
     """The spec for cleaning: a pipeline's data set without its name, over the pipeline's sources and its feedback."""
     dataset = {key: value for key, value in spec.dataset.items() if key != "name"}
+    if spec.pushed_source_names:
+        dataset["pushed_sources"] = list(spec.pushed_source_names)
     if spec.feedback is None:
         return {**dataset, "sources": list(spec.source_names)}
     sources = [*spec.source_names, spec.feedback_source]

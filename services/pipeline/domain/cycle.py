@@ -21,6 +21,7 @@ from services.pipeline.domain.triggers import Triggers
 
 Json = Mapping[str, Any]
 
+_PUSHED = "pushed"
 STAGES = ("collect", "clean", "train", "gate", "publish")
 
 
@@ -88,6 +89,16 @@ class PipelineSpec:
     def dataset_name(self) -> str:
         """`datasets/{dataset}`."""
         return str(self.dataset["name"])
+
+    @property
+    def pulled_sources(self) -> tuple[Json, ...]:
+        """The sources that imports pull."""
+        return tuple(source for source in self.sources if _PUSHED not in source)
+
+    @property
+    def pushed_source_names(self) -> tuple[str, ...]:
+        """Names of the sources whose records others push."""
+        return tuple(dict.fromkeys(str(source["source"]) for source in self.sources if _PUSHED in source))
 
     @property
     def source_names(self) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ from services.kit.errors import (
     NotFoundError,
     ResourceExhaustedError,
     UnavailableError,
+    bus_away,
     disk_full,
 )
 from services.kit.ids import new_id
@@ -91,8 +92,27 @@ class RecordingAnnouncer:
         self._fail()
 
 
+class Pushed:
+    """What the bus holds: messages that are still to be read, or an error."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        self.error: Exception | None = None
+        self.asked: list[str] = []
+
+    def unread(self, build: str) -> int:
+        if self.error is not None:
+            raise self.error
+        self.asked.append(build)
+        return self.left
+
+    def forget(self, build: str) -> None:
+        self.asked = [each for each in self.asked if each != build]
+
+
 class Harness:
     def __init__(self, engine: Engine, folder: Path) -> None:
+        self.pushed = Pushed()
         self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
         self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
         self.folder, self.losses = folder, SqlLossStore(engine)
@@ -103,7 +123,8 @@ class Harness:
         recipes = RecipeCache(default_registry())
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
-        self.datasets = Datasets(self.datasets_store, self.datasets_store, self.store, snapshots, recipes, self.clock)
+        versions = self.datasets_store
+        self.datasets = Datasets(versions, versions, self.store, snapshots, recipes, self.pushed, self.clock)
         self.cards = Cards(self.datasets, snapshots)
         self.explanations = Explanations(self.records, self.datasets_store, self.datasets_store, snapshots, recipes)
         self.erasures = Erasures(self.store, self.datasets_store, self.datasets_store, snapshots, self.clock)
@@ -117,6 +138,7 @@ class Harness:
             announcer=self.announcer,
             clock=self.clock,
             losses=self.losses,
+            pushed=self.pushed,
             await_timeout_s=30,
             lost_patience_s=5,
         )
@@ -536,3 +558,57 @@ def test_putting_the_same_twice_is_putting_it_once(harness: Harness) -> None:
     first = harness.datasets.get(NAME)
     harness.put({"normalize_whitespace": {}})
     assert harness.datasets.get(NAME) == first
+
+
+def pushed_to(harness: Harness) -> None:
+    """A data set over a source that others push to."""
+    harness.datasets.put(NAME, DatasetSpec(("news",), holdout=HoldoutSpec(0.2), pushed_sources=("news",)))
+
+
+def test_a_version_waits_for_what_was_pushed_before_it_was_asked_for(harness: Harness) -> None:
+    pushed_to(harness)
+    harness.pushed.left = 3
+    name = harness.build()
+    assert not harness.builder.step()
+    version = harness.datasets.version(name)
+    assert (version.state, version.progress and version.progress.total) == (VersionState.BUILDING, 3)
+    harness.records.collect([arrival("1", "one", ""), arrival("2", "two", "")])
+    harness.pushed.left = 1
+    harness.builder.step()
+    version = harness.datasets.version(name)
+    assert (version.state, version.progress and version.progress.done) == (VersionState.BUILDING, 2)
+    harness.restart()
+    harness.records.collect([arrival("3", "three", "")])
+    harness.pushed.left = 0
+    harness.work()
+    version = harness.datasets.version(name)
+    assert (version.state, version.snapshot and version.snapshot.records_in) == (VersionState.READY, 3)
+    # Equal content is the version that exists, and no one remembers the builds.
+    assert harness.build() == name
+    assert harness.pushed.asked == []
+
+
+def test_a_version_waits_for_a_bus_that_does_not_say_what_was_pushed(harness: Harness) -> None:
+    pushed_to(harness)
+    harness.pushed.error = bus_away("Kafka did not say what is still to be read", OSError("refused"))
+    name = harness.build()
+    with pytest.raises(UnavailableError):
+        harness.builder.step()
+    progress = harness.datasets.version(name).progress
+    assert progress is not None
+    assert progress.waiting is not None
+    assert progress.waiting.reason == "BUS_AWAY"
+    harness.pushed.error = None
+    harness.work()
+    version = harness.datasets.version(name)
+    assert version.state is VersionState.READY
+    assert version.progress is not None
+    assert version.progress.waiting is None
+
+
+def test_a_data_set_that_only_imports_bring_does_not_ask_the_bus(harness: Harness) -> None:
+    harness.pushed.error = bus_away("Kafka is away", OSError("refused"))
+    harness.put()
+    harness.build()
+    harness.work()
+    assert harness.pushed.asked == []

@@ -7,14 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from tidemill.ingest.v1.source_import_pb2 import PushedSource
 from tidemill.ingest.v1.source_import_pb2 import SourceSpec as SpecMessage
 
 from services.ingest.adapters.rows import import_of, import_row
 from services.ingest.domain.source_import import Import, ImportState, SourceSpec
 from services.ingest.engine.formats import make_format, names
 from services.ingest.entrypoints.mapping import spec_from, spec_to
+from services.kit.errors import InvalidArgumentError
+from services.kit.grpc.validation import validate
 
-KINDS = [field for field in SpecMessage.DESCRIPTOR.oneofs_by_name["kind"].fields if field.name != "plugin"]
+OTHERS = ("plugin", "pushed")
+KINDS = [field for field in SpecMessage.DESCRIPTOR.oneofs_by_name["kind"].fields if field.name not in OTHERS]
 
 
 def test_the_contract_and_ingest_have_the_same_formats() -> None:
@@ -40,6 +45,17 @@ def test_a_format_has_the_fields_of_its_message_and_survives_contract_and_storag
     now = datetime.now(UTC)
     row: Any = import_row(Import("imports/a", spec, ImportState.RUNNING, now, now))
     assert import_of(row).spec == spec
+
+
+def test_of_a_pushed_source_there_is_nothing_to_pull() -> None:
+    message = SpecMessage(source="tickets", pushed=PushedSource())
+    validate(message)
+    with pytest.raises(InvalidArgumentError) as refused:
+        spec_from(message)
+    assert [each.field for each in refused.value.violations] == ["spec.pushed"]
+    for wrong in ({"max_records": 3}, {"may_be_empty": True}, {"collect": {"every_minutes": 5}}):
+        with pytest.raises(InvalidArgumentError, match="nothing is pulled"):
+            validate(ParseDict({"source": "tickets", "pushed": {}, **wrong}, SpecMessage()))
 
 
 def test_an_origin_is_what_is_read_and_how_it_is_read() -> None:

@@ -252,6 +252,21 @@ def collected(harness: Harness, **collect: object) -> PipelineSpec:
     return replace(harness.spec, sources=({**harness.spec.sources[0], "collect": collect},))
 
 
+async def test_a_cycle_imports_nothing_of_what_is_pushed_and_awaits_it(harness: Harness) -> None:
+    pulled, pushed = harness.spec.sources[0], {"source": "tickets", "pushed": {}}
+    async with service(harness) as cycles:
+        both = await ended(cycles, (await cycles.create(replace(harness.spec, sources=(pulled, pushed)), "", "")).name)
+        assert both.state is CycleState.SUCCEEDED, both.failure
+        assert both.stage("collect").summary.endswith("1 refused, 1 changed, 2 gone; and what was pushed to tickets")
+        put = harness.datasets.put_specs[-1][1]
+        assert (put["sources"], put["pushed_sources"]) == (["bbc", "tickets"], ["tickets"])
+        only = await ended(cycles, (await cycles.create(replace(harness.spec, sources=(pushed,)), "", "")).name)
+    assert only.state is CycleState.SUCCEEDED, only.failure
+    assert only.stage("collect").summary == "what was pushed to tickets"
+    assert not only.stage("collect").reused
+    assert harness.imports.orders == [{"spec": pulled}]
+
+
 async def test_a_cycle_declares_the_sources_that_its_file_wants_collected(harness: Harness) -> None:
     plain, spec = harness.spec, collected(harness, every_minutes=30.0)
     async with service(harness) as cycles:

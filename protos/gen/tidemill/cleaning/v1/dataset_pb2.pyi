@@ -89,6 +89,7 @@ class DatasetSpec(_message.Message):
     HOLDOUT_FIELD_NUMBER: _builtins.int
     REQUIRED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     FEEDBACK_SOURCES_FIELD_NUMBER: _builtins.int
+    PUSHED_SOURCES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources whose records belong to it, see tidemill.ingest.v1.Record.source."""
@@ -113,6 +114,12 @@ class DatasetSpec(_message.Message):
         its content goes to `corrections.parquet`, which is never learnt, and the rest is for training.
         """
 
+    @_builtins.property
+    def pushed_sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those of `sources` whose records are pushed. A version waits until all that was pushed to the mesh before it was asked
+        for has arrived.
+        """
+
     def __init__(
         self,
         *,
@@ -121,10 +128,11 @@ class DatasetSpec(_message.Message):
         holdout: Global___HoldoutSpec | None = ...,
         required_attributes: _abc.Iterable[_builtins.str] | None = ...,
         feedback_sources: _abc.Iterable[_builtins.str] | None = ...,
+        pushed_sources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["holdout", b"holdout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_sources", b"feedback_sources", "holdout", b"holdout", "operators", b"operators", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_sources", b"feedback_sources", "holdout", b"holdout", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

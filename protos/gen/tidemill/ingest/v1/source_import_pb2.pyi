@@ -550,6 +550,25 @@ class WebPagesSource(_message.Message):
 Global___WebPagesSource: _TypeAlias = WebPagesSource  # noqa: Y015
 
 @_typing.final
+class PushedSource(_message.Message):
+    """Records that others push under the source's name: over gRPC or HTTP, or as events on Kafka. Nothing is pulled. A data
+    set with it waits until what was pushed before its build was asked for has arrived.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushedSource: _TypeAlias = PushedSource  # noqa: Y015
+
+@_typing.final
 class CollectionSchedule(_message.Message):
     """When a declared source is collected by itself."""
 
@@ -599,6 +618,7 @@ class SourceSpec(_message.Message):
     LOG_FILES_FIELD_NUMBER: _builtins.int
     REST_API_FIELD_NUMBER: _builtins.int
     WEB_PAGES_FIELD_NUMBER: _builtins.int
+    PUSHED_FIELD_NUMBER: _builtins.int
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     COLLECT_FIELD_NUMBER: _builtins.int
@@ -661,6 +681,10 @@ class SourceSpec(_message.Message):
         """Pages of a web site."""
 
     @_builtins.property
+    def pushed(self) -> Global___PushedSource:
+        """Records that others push."""
+
+    @_builtins.property
     def collect(self) -> Global___CollectionSchedule:
         """When the mesh collects it by itself, beside the cycles of pipelines. A source with it is declared: `tidemill sources`
         shows, pauses and resumes it. An import takes none.
@@ -683,15 +707,16 @@ class SourceSpec(_message.Message):
         log_files: Global___LogFilesSource | None = ...,
         rest_api: Global___RestApiSource | None = ...,
         web_pages: Global___WebPagesSource | None = ...,
+        pushed: Global___PushedSource | None = ...,
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
         collect: Global___CollectionSchedule | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "pushed", b"pushed", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "pushed", b"pushed", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api", "web_pages"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api", "web_pages", "pushed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
