@@ -24,8 +24,6 @@ from services.pipeline.engine.rollout_figures import RolloutFigures
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE_S = 1.0
-"""How long guard-rails wait for the figures of a comparison, which take longer the more calls there are."""
 _REST = 10
 """A look that joins calls with feedback is followed by a pause of this many times its own length."""
 
@@ -53,8 +51,10 @@ class _Look:
 class RolloutRunner:
     """Belongs to one event loop; `step` looks at all roll-outs once."""
 
-    def __init__(self, parts: RolloutParts) -> None:
+    def __init__(self, parts: RolloutParts, patience_s: float = 1.0) -> None:
+        """`patience_s`: how long guard-rails wait for the figures of a comparison, which more calls make slower."""
         self._parts = parts
+        self._patience_s = patience_s
         self._not_before: dict[str, float] = {}
         self._looks: dict[str, _Look] = {}
         self._waiting: dict[str, str] = {}
@@ -158,7 +158,7 @@ class RolloutRunner:
             compute = asyncio.to_thread(self._parts.metrics.figures, rollout)
             look = _Look(rollout.step, self._parts.clock.monotonic(), asyncio.create_task(compute))
             self._looks[rollout.name] = look
-        done, _ = await asyncio.wait({look.task}, timeout=_PATIENCE_S)
+        done, _ = await asyncio.wait({look.task}, timeout=self._patience_s)
         if not done:
             return None
         del self._looks[rollout.name]

@@ -124,7 +124,8 @@ class World:
 
     async def settle(self) -> None:
         """Until nothing changes any more at this moment."""
-        runner = RolloutRunner(self.parts())
+        # No machine is too slow to compare a few hundred calls before the next step.
+        runner = RolloutRunner(self.parts(), patience_s=600)
         while await runner.step():
             pass
 

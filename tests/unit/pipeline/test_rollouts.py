@@ -403,7 +403,6 @@ async def test_a_route_that_is_refused_for_good_ends_the_rollout(world: World) -
 async def test_a_guard_rail_does_not_wait_for_figures_that_take_long(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.pipeline.app.rollout_runner._PATIENCE_S", 0.0)
     name = await world.begin(COMPARED)
     go, figures = threading.Event(), world.metrics.figures
 
@@ -412,7 +411,7 @@ async def test_a_guard_rail_does_not_wait_for_figures_that_take_long(
         return figures(rollout)
 
     monkeypatch.setattr(world.metrics, "figures", slow)
-    runner = RolloutRunner(world.parts())
+    runner = RolloutRunner(world.parts(), patience_s=0.0)
     while world.read(name).state is not RolloutState.RUNNING or await runner.step():
         await runner.step()
     world.ask(30, outcome=lambda version: Outcome.FAILED if version == 2 else Outcome.ANSWERED)
