@@ -51,8 +51,9 @@ class Backlog:
             for group in topic.readers:
                 given = {place: at.offset for place, at in committed[group].items()}
                 read = {place: max(begins[place], given.get(place, 0)) for place in ends}
-                left = {place: end - read[place] for place, end in ends.items() if end > read[place]}
-                most = max(most, sum(n for place, n in left.items() if _holds_any(consumer, place, read[place])))
+                left = [place for place, end in ends.items() if end > read[place]]
+                held = (place for place in left if _holds_any(consumer, place, read[place], ends[place]))
+                most = max(most, sum(ends[place] - read[place] for place in held))
             return most
 
     def close(self) -> None:
@@ -79,12 +80,13 @@ class Backlog:
         self._clients = None
 
 
-def _holds_any(consumer: KafkaConsumer, place: TopicPartition, offset: int) -> bool:
-    """Whether a message lies at an offset or behind it. The ends of transactions take offsets and are no messages."""
+def _holds_any(consumer: KafkaConsumer, place: TopicPartition, begin: int, end: int) -> bool:
+    """Whether a message lies between two offsets. The ends of transactions take offsets, too, and are no messages."""
     consumer.assign([place])
-    consumer.seek(place, offset)
+    consumer.seek(place, begin)
     try:
         found = consumer.poll(timeout_ms=_LOOK_MS, max_records=1)
+        # A broker that is too slow to answer has not said that there is none.
+        return bool(found) or consumer.position(place) < end
     finally:
         consumer.assign([])
-    return bool(found)
