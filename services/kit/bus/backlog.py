@@ -81,7 +81,7 @@ class Backlog:
 
 
 def _holds_any(consumer: KafkaConsumer, place: TopicPartition, begin: int, end: int) -> bool:
-    """Whether a message lies between two offsets. The ends of transactions take offsets, too, and are no messages."""
+    """Whether a message lies between two offsets. The ends of transactions take offsets, too, and are not messages."""
     consumer.assign([place])
     consumer.seek(place, begin)
     try:

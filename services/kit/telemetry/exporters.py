@@ -5,9 +5,10 @@ OpenTelemetry's exporters read their certificates once; ours take new files with
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
 from opentelemetry.exporter.otlp.proto.grpc._log_exporter import OTLPLogExporter
@@ -19,8 +20,17 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from services.kit.tls import ClientFiles, TlsFiles
 
-# The exporter retries the current batch while the receiver, or the store behind it, restarts.
-_TIMEOUT_S = 60.0
+# A batch is retried while the receiver, or the store behind it, restarts: a busy Elasticsearch takes 44 s. The exporter
+# itself gives up after six attempts, half a minute in all; so gRPC makes several of each.
+_TIMEOUT_S = 240.0
+_RETRY: Mapping[str, Any] = {
+    "maxAttempts": 5,
+    "initialBackoff": "2s",
+    "maxBackoff": "16s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_CHANNEL = (("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),)
 
 
 class _Closes(Protocol):
@@ -56,7 +66,10 @@ class _Renewing(Generic[E]):
 class _PeerSpanExporter(SpanExporter):
     def __init__(self, endpoint: str, files: TlsFiles) -> None:
         self._newest = _Renewing(
-            files, lambda shown: OTLPSpanExporter(endpoint=endpoint, credentials=shown, timeout=_TIMEOUT_S)
+            files,
+            lambda shown: OTLPSpanExporter(
+                endpoint=endpoint, credentials=shown, timeout=_TIMEOUT_S, channel_options=_CHANNEL
+            ),
         )
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -69,7 +82,10 @@ class _PeerSpanExporter(SpanExporter):
 class _PeerLogExporter(LogRecordExporter):
     def __init__(self, endpoint: str, files: TlsFiles) -> None:
         self._newest = _Renewing(
-            files, lambda shown: OTLPLogExporter(endpoint=endpoint, credentials=shown, timeout=_TIMEOUT_S)
+            files,
+            lambda shown: OTLPLogExporter(
+                endpoint=endpoint, credentials=shown, timeout=_TIMEOUT_S, channel_options=_CHANNEL
+            ),
         )
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
@@ -97,6 +113,6 @@ def open_exporters(endpoint: str, files: TlsFiles | None) -> tuple[SpanExporter,
     if is_secure and files is not None:
         return _PeerSpanExporter(endpoint, files), _PeerLogExporter(endpoint, files)
     return (
-        OTLPSpanExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S),
-        OTLPLogExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S),
+        OTLPSpanExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S, channel_options=_CHANNEL),
+        OTLPLogExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S, channel_options=_CHANNEL),
     )
