@@ -48,7 +48,7 @@ class Seen:
 
 
 def read(kafka_bus: KafkaBus, topic: Topic, count: int) -> None:
-    """Lets the reader of the topic read and commit messages until it has seen so many."""
+    """Lets the reader of the topic read and commit, until it has seen this many messages."""
     seen = Seen()
     member = KafkaEventConsumer(kafka_bus.bootstrap, topic.readers[0], [topic], seen, dead_letters=kafka_bus.publisher)
     member.start()

@@ -1,4 +1,4 @@
-"""What is sent while the receiver, or the store behind it, is away for longer than OpenTelemetry's exporters wait."""
+"""What is sent while the receiver, or its store, does not answer for longer than OpenTelemetry's exporters wait."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 
 
 class Receiver(stubs.LogsServiceServicer):
-    """Answers as telemetry does while Elasticsearch is away."""
+    """Answers as telemetry does while Elasticsearch does not answer."""
 
     def __init__(self) -> None:
         self.away_until = 0.0
