@@ -80,9 +80,8 @@ class Builder:
         # By version: number of arrived records, known losses, time of the last change of either, and time and number
         # at which measuring the rate began.
         self._arrivals: dict[str, tuple[int, Losses | None, float, int, float]] = {}
-        # Versions whose pushed records have all been read, and the most that were unread of the others.
+        # Versions whose pushed records have all been read.
         self._read: set[str] = set()
-        self._most_unread: dict[str, int] = {}
         # Update time of each data set that had no stale verdict: looking for one reads all its records.
         self._fresh: dict[str, datetime] = {}
         # For the others, the update time and the record up to which they are clean, where the next page begins.
@@ -159,10 +158,10 @@ class Builder:
         if not unread:
             self._read.add(version.name)
             return True
-        most = max(unread, self._most_unread.get(version.name, 0))
-        if most - unread != (version.progress.done if version.progress else -1):
-            self._most_unread[version.name] = most
-            self._update(version, Progress("await", most - unread, most))
+        shown = version.progress or Progress("await")
+        total = max(unread, shown.total)
+        if (total - unread, total) != (shown.done, shown.total):
+            self._update(version, Progress("await", total - unread, total))
         return False
 
     def _arrived(self, version: DatasetVersion) -> bool:
@@ -250,7 +249,6 @@ class Builder:
 
     def _forget(self, version: DatasetVersion) -> None:
         self._arrivals.pop(version.name, None)
-        self._most_unread.pop(version.name, None)
         self._read.discard(version.name)
         self._pushed.forget(version.name)
 

@@ -68,7 +68,9 @@ class Backlog:
                 if self._clients is None:
                     options = self._brokers.options() | {"client_id": self._client_id}
                     admin = KafkaAdminClient(**options)
-                    self._clients = (admin, KafkaConsumer(**options, isolation_level="read_committed"))
+                    # Whether there is a message is all that it is asked: a broker sends one batch whatever the limit.
+                    few = {"isolation_level": "read_committed", "max_partition_fetch_bytes": 1}
+                    self._clients = (admin, KafkaConsumer(**options, **few))
                 yield self._clients
             except KafkaError as error:
                 self._disconnect()

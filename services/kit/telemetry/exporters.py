@@ -30,7 +30,11 @@ _RETRY: Mapping[str, Any] = {
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
-_CHANNEL = (("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),)
+_SERVICE_CONFIG = json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})
+_PATIENCE: Mapping[str, Any] = {
+    "timeout": _TIMEOUT_S,
+    "channel_options": (("grpc.service_config", _SERVICE_CONFIG),),
+}
 
 
 class _Closes(Protocol):
@@ -66,10 +70,7 @@ class _Renewing(Generic[E]):
 class _PeerSpanExporter(SpanExporter):
     def __init__(self, endpoint: str, files: TlsFiles) -> None:
         self._newest = _Renewing(
-            files,
-            lambda shown: OTLPSpanExporter(
-                endpoint=endpoint, credentials=shown, timeout=_TIMEOUT_S, channel_options=_CHANNEL
-            ),
+            files, lambda shown: OTLPSpanExporter(endpoint=endpoint, credentials=shown, **_PATIENCE)
         )
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
@@ -82,10 +83,7 @@ class _PeerSpanExporter(SpanExporter):
 class _PeerLogExporter(LogRecordExporter):
     def __init__(self, endpoint: str, files: TlsFiles) -> None:
         self._newest = _Renewing(
-            files,
-            lambda shown: OTLPLogExporter(
-                endpoint=endpoint, credentials=shown, timeout=_TIMEOUT_S, channel_options=_CHANNEL
-            ),
+            files, lambda shown: OTLPLogExporter(endpoint=endpoint, credentials=shown, **_PATIENCE)
         )
 
     def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
@@ -113,6 +111,6 @@ def open_exporters(endpoint: str, files: TlsFiles | None) -> tuple[SpanExporter,
     if is_secure and files is not None:
         return _PeerSpanExporter(endpoint, files), _PeerLogExporter(endpoint, files)
     return (
-        OTLPSpanExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S, channel_options=_CHANNEL),
-        OTLPLogExporter(endpoint=endpoint, insecure=not is_secure, timeout=_TIMEOUT_S, channel_options=_CHANNEL),
+        OTLPSpanExporter(endpoint=endpoint, insecure=not is_secure, **_PATIENCE),
+        OTLPLogExporter(endpoint=endpoint, insecure=not is_secure, **_PATIENCE),
     )

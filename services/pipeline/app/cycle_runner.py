@@ -181,31 +181,31 @@ class CycleRunner:
         self._cycle = replace(self._cycle, imports=tuple(work.body for work in ended))
         counts = [int(work.body.get("record_count", 0)) for work in ended]
         rejected = sum(int(work.body.get("rejected_count", 0)) for work in ended)
-        pushed = spec.pushed_source_names
-        names = ", ".join(dict.fromkeys(str(source["source"]) for source in spec.pulled_sources))
         # Records without ids may repeat silently in a source, so the summary counts the repeats.
         read = sum(int(work.body.get("progress", {}).get("done", 0)) for work in ended)
         repeats = read - rejected - sum(counts)
         lessons = self._cycle.lessons or {}
         counted = int(lessons.get("count", 0))
-        words = f"{sum(counts) - counted:,} records from {names}" if names else ""
-        words += f", {repeats:,} repeats" if repeats > 0 else ""
-        words += f", {rejected:,} refused" if rejected else ""
+        names, pushed = ", ".join(spec.pulled_source_names), ", ".join(spec.pushed_source_names)
+        pulled = [f"{sum(counts) - counted:,} records from {names}"] if names else []
+        pulled += [f"{repeats:,} repeats"] if repeats > 0 else []
+        pulled += [f"{rejected:,} refused"] if rejected else []
         for name, word in (("changed_count", "changed"), ("withdrawn_count", "gone")):
             count = sum(int(work.body.get(name, 0)) for work in ended if not work.reused)
-            words += f", {count:,} {word}" if count else ""
+            pulled += [f"{count:,} {word}"] if count else []
+        words = [", ".join(pulled)] if pulled else []
         whys = {str(work.body.get("not_synchronized", "")) for work in ended}
         # Of a log nothing is gone: its records stay by design.
         kept = sorted(whys - {"", "incremental"})
-        words += f"; what is gone was kept ({', '.join(kept)})" if kept else ""
+        words += [f"what is gone was kept ({', '.join(kept)})"] if kept else []
         if counted:
-            words += f"; {lessons['correction']:,} corrections and {lessons['accepted']:,} accepted answers"
-            words += f" of {lessons['people']:,} people"
+            taught = f"{lessons['correction']:,} corrections and {lessons['accepted']:,} accepted answers"
+            words.append(f"{taught} of {lessons['people']:,} people")
         if pushed:
-            words = f"{words}; and what was pushed to {', '.join(pushed)}"
+            words.append(f"{'and ' if words else ''}what was pushed to {pushed}")
         # Whether anything was pushed since, only the data set's version shows.
         reused = not pushed and all(work.reused for work in ended)
-        await self._summarize("collect", words if names else words.removeprefix("; ").removeprefix("and "), reused)
+        await self._summarize("collect", "; ".join(words), reused)
 
     async def _sources(self) -> Sequence[Json]:
         """What is imported: the pipeline's sources that are pulled, and the file with what feedback teaches.

@@ -6,7 +6,7 @@ protobuf JSON form and read by its owner; only what the pipeline service itself 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -98,12 +98,21 @@ class PipelineSpec:
     @property
     def pushed_source_names(self) -> tuple[str, ...]:
         """Names of the sources whose records others push."""
-        return tuple(dict.fromkeys(str(source["source"]) for source in self.sources if _PUSHED in source))
+        return _names(source for source in self.sources if _PUSHED in source)
+
+    @property
+    def pulled_source_names(self) -> tuple[str, ...]:
+        """Names of the sources that imports pull."""
+        return _names(self.pulled_sources)
 
     @property
     def source_names(self) -> tuple[str, ...]:
         """Source names of the collected records, without repeats."""
-        return tuple(dict.fromkeys(str(source["source"]) for source in self.sources))
+        return _names(self.sources)
+
+
+def _names(sources: Iterable[Json]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(str(source["source"]) for source in sources))
 
 
 @dataclass(frozen=True, slots=True)
