@@ -87,19 +87,9 @@ class Console:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
-        headers = dict(scope["headers"])
-        unread = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
-
-        async def noting() -> Message:
-            nonlocal unread
-            message = await receive()
-            unread = unread and message.get("more_body", False)
-            return message
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                if unread:  # of someone who may not send it, or too much
-                    message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
                 given = {name for name, _ in message["headers"]}
                 more = [
                     (name.encode(), value.encode()) for name, value in _HEADERS.items() if name.encode() not in given
@@ -107,7 +97,7 @@ class Console:
                 message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
-        request = Request(scope, noting, send)
+        request = Request(scope, receive, send)
         try:
             with ExitStack() as stack:
                 response = await self._answer(request, stack.callback)

@@ -158,10 +158,7 @@ class Door:
             await self._app(scope, receive, answer)
         except TidemillError as error:
             scope[CODE_KEY] = error.code
-            response = error_response(error, path)
-            if headers.get(b"content-length", "0") != "0" or b"transfer-encoding" in headers:
-                response.headers["connection"] = "close"  # the body was not read
-            await response(scope, receive, answer)
+            await error_response(error, path)(scope, receive, answer)
         finally:
             lease.give_back()
             if leave is not None:

@@ -21,6 +21,9 @@ from gateway.limits import HttpLimits
 
 # How long the rest of a refused request is read and discarded before the connection is closed.
 _LINGER_S = 2.0
+# A response that begins before such a body has arrived keeps the connection: the rest is read and discarded.
+_SHORT_BODY = 64 * 1024
+_UNKNOWN_SIZE = _SHORT_BODY * 1024  # of a body in chunks
 
 _IDLE, _HEAD, _BODY = range(3)
 
@@ -56,6 +59,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._count_refusal = refused
         self._counted = False
         self._phase = _IDLE
+        self._client_keeps_alive = False
         # Of the message being read: size and number of its headers, and the bytes of its body.
         self._head_bytes = self._fields = self._body_bytes = 0
         # Bytes since the parser last made progress: an unfinished head, trailers or a chunk's extension.
@@ -110,6 +114,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(self._too_large())
         elif self._phase == _BODY:
             self._watch_body()
+            if not self.cycle.response_started:
+                # A response that begins now says whether the connection ends with it.
+                self.cycle.keep_alive = self._client_keeps_alive and self._rest_is_short()
         elif self._phase == _HEAD or not self._answering:
             self._watch_head()
 
@@ -161,6 +168,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # uvicorn's cycle closes its transport once the response is written, even if the request is still arriving.
         self.cycle.transport = self._closing  # type: ignore[assignment]
+        self._client_keeps_alive = self.cycle.keep_alive
         if len(self.pipeline) > self._limits.pipelined:
             raise self._break(400, "too_many_pipelined", "Wait for answers before you send more requests.")
 
@@ -175,16 +183,16 @@ class LimitedProtocol(HttpToolsProtocol):
         """The request is complete."""
         self._phase, self._moved = _IDLE, True
         self._stop_reading_timer()
+        if not self.cycle.response_started:
+            self.cycle.keep_alive = self._client_keeps_alive
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """The answer is written."""
-        if self._phase == _BODY and not self.transport.is_closing():
-            # The rest of the body is not read, so the connection must not wait for it.
-            self.server_state.total_requests += 1
-            self._linger()
-            return
-        super().on_response_complete()
+        if self._discarding:
+            self.server_state.total_requests += 1  # requests that waited for this one do not begin
+        else:
+            super().on_response_complete()
 
     # Limits
 
@@ -192,6 +200,12 @@ class LimitedProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         cycle: Any = self.cycle  # None before the first request
         return cycle is not None and not cycle.response_complete
+
+    def _rest_is_short(self) -> bool:
+        if self.cycle.waiting_for_100_continue:
+            return False  # the client may leave the body out
+        size = int(dict(self.cycle.scope["headers"]).get(b"content-length", _UNKNOWN_SIZE))
+        return size - self._body_bytes <= _SHORT_BODY
 
     def _grow(self, size: int) -> None:
         self._head_bytes += size

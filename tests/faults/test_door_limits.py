@@ -196,6 +196,55 @@ def test_what_trickles_is_closed(gateway: GatewayProcess, begin: bytes, drip: by
         assert status_of(answer) == 408
 
 
+def read_answer(connection: socket.socket) -> bytes:
+    """The next response, which has a body of a known size."""
+    answer = b""
+    while (found := re.search(rb"content-length: (\d+)\r\n.*?\r\n\r\n", answer, re.DOTALL)) is None or len(
+        answer
+    ) < found.end() + int(found[1]):
+        part = connection.recv(65536)
+        assert part, answer
+        answer += part
+    return answer
+
+
+@pytest.mark.parametrize(("target", "status"), [("/v1/files", 400), ("/v1/nothing", 404), ("/console", 404)])
+def test_a_short_body_that_comes_after_its_response_does_not_cost_the_connection(
+    gateway: GatewayProcess, target: str, status: int
+) -> None:
+    key = f"x-api-key: {gateway.key}\r\n"
+    with gateway.connect() as connection:
+        for _ in range(3):
+            connection.sendall(f"POST {target} HTTP/1.1\r\n{key}content-length: 2\r\n\r\n".encode())
+            answer = read_answer(connection)
+            assert (status_of(answer), b"connection: close" in answer) == (status, False)
+            connection.sendall(b"{}")
+
+
+@pytest.mark.parametrize("key", [True, False])
+@pytest.mark.parametrize(
+    "size",
+    ["content-length: 1000000\r\n", "transfer-encoding: chunked\r\n", "content-length: 2\r\nexpect: 100-continue\r\n"],
+)
+def test_a_response_without_the_rest_of_a_long_body_says_that_the_connection_ends(
+    gateway: GatewayProcess, size: str, key: bool
+) -> None:
+    sent = f"x-api-key: {gateway.key}\r\n" if key else ""
+    with gateway.connect() as connection:
+        connection.sendall(f"POST /v1/files HTTP/1.1\r\n{sent}{size}\r\n".encode())
+        answer = read_to_end(connection)
+        assert (status_of(answer), b"connection: close" in answer) == (400 if key else 401, True)
+
+
+def test_a_response_before_the_next_requests_body_does_not_end_that_request(gateway: GatewayProcess) -> None:
+    head = f"POST /v1/records HTTP/1.1\r\nx-api-key: {gateway.key}\r\ncontent-length: 2\r\n\r\n".encode()
+    with gateway.connect() as connection:
+        connection.sendall(head + b"{}" + head + b"{")
+        assert status_of(read_answer(connection)) == 400
+        connection.sendall(b"}")
+        assert status_of(read_answer(connection)) == 400
+
+
 def test_a_caller_that_does_not_take_its_answer_holds_no_memory(gateway: GatewayProcess) -> None:
     before = gateway.resident()
     with gateway.connect() as connection:
