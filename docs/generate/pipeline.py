@@ -160,7 +160,9 @@ def pipeline_schema(registry: Registry) -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a pipeline file."""
     schema = _message(PipelineSpec.DESCRIPTOR, registry)
     # A file for `tidemill dataset build` has none of them; one with some of them can be used for nothing.
-    schema["required"] = [name for name in schema["required"] if name not in NOT_FOR_DATASETS]
+    required = [name for name in schema.pop("required") if name not in NOT_FOR_DATASETS]
+    # A file for `tidemill sources put` may have nothing but `sources`.
+    schema["anyOf"] = [{"required": required}, {"required": ["sources"], "maxProperties": 1}]
     schema["dependentRequired"] = {
         name: [other for other in NOT_FOR_DATASETS if other != name] for name in NOT_FOR_DATASETS
     }

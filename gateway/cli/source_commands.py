@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.text import Text
-from tidemill.ingest.v1.source_import_pb2 import CollectionSchedule, Import
+from tidemill.ingest.v1.source_import_pb2 import CollectionSchedule, Import, SourcePolicy
 from tidemill.ingest.v1.source_pb2 import Source
 from tidemill.ingest.v1.source_service_pb2 import (
     CollectSourceRequest,
@@ -67,7 +67,8 @@ def put(
 ) -> None:
     """Declares the sources of a file without running a pipeline; `collect` says when each is collected.
 
-    Put again, a source gets the file's options and times; a pause stays. `tidemill run` declares those with `collect`.
+    Put again, a source gets the file's options and times; a pause stays. `tidemill run` declares those with `collect`
+    and those that others push.
     """
     loaded = load_sources(file)
     names = [source.source for source in loaded.spec.sources]
@@ -78,8 +79,7 @@ def put(
     found: list[Source] = []
     with connect(address) as connection:
         for number, spec in enumerate(loaded.spec.sources):
-            # Of what others push there is nothing to collect.
-            if spec.source not in only if only else spec.HasField("pushed"):
+            if only and spec.source not in only:
                 continue
             request = PutSourceRequest(request_id=new_id(), spec=spec)
             try:
@@ -103,7 +103,7 @@ def list_sources(address: AddressOption = None, json_wanted: JsonOption = False)
 
 @sources.command()
 def show(name: SourceName, address: AddressOption = None, json_wanted: JsonOption = False) -> None:
-    """Shows a source: what is pulled, when, and its newest collections."""
+    """Shows a source: what is pulled, when, its policy, and its newest collections."""
     with connect(address) as connection:
         request = GetSourceRequest(name=source_name(name))
         source = connection.sources.GetSource(request, metadata=connection.metadata, timeout=_TIMEOUT_S).source
@@ -196,7 +196,8 @@ def _show(source: Source, json_wanted: bool) -> None:
         "source": source.spec.source,
         kind: source_uri(source.spec),
         "collected": _when(source),
-        "declared by": source.pipeline,
+        "declared by": ", ".join(source.pipelines),
+        "policy": _policy(source.spec.policy),
         "state": _state(source) + (f": {source.pause_reason}" if source.pause_reason else ""),
         "due": _due(source),
         "last import": _last(source),
@@ -216,6 +217,8 @@ def _show(source: Source, json_wanted: bool) -> None:
 
 
 def _when(source: Source) -> str:
+    if source.spec.HasField("pushed"):
+        return "others push it"
     if not source.spec.HasField("collect"):
         return "by hand and by cycles"
     when: CollectionSchedule = source.spec.collect
@@ -229,11 +232,22 @@ def _when(source: Source) -> str:
     return f"every {minutes:g} min"
 
 
+def _policy(policy: SourcePolicy) -> str:
+    words = []
+    for field, value in policy.ListFields():
+        if field.enum_type is not None:
+            value = field.enum_type.values_by_number[value].name.removeprefix(f"{field.name.upper()}_").lower()
+        words.append(f"{field.name} {value}")
+    return ", ".join(words)
+
+
 def _due(source: Source) -> str:
     return _time(moment(source.due_time)) if source.HasField("due_time") else ""
 
 
 def _state(source: Source) -> str:
+    if source.spec.HasField("pushed"):
+        return ""
     if source.paused:
         return "paused"
     if source.HasField("last_import") and source.last_import.state == Import.STATE_RUNNING:

@@ -30,6 +30,7 @@ from services.ingest.app.dead_letters import DeadLetters
 from services.ingest.app.declared_sources import DeclaredSources
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
+from services.ingest.app.policies import Policies
 from services.ingest.app.runner import ImportRunner
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.collection_worker import CollectionWorker
@@ -70,8 +71,10 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     sink = BusRecordSink(publisher, clock, disk, after=await asyncio.to_thread(store.latest_change))
     look_ups = ThreadPoolExecutor(16, thread_name_prefix="look-up")
     sources = _sources(settings, look_ups, SqlPageStore(engine))
-    intake = Intake(sink, SqlBatchStore(engine), clock, settings.request_retention_s)
     declared = SqlSourceStore(engine)
+    policies = Policies(declared)
+    await asyncio.to_thread(policies.refresh)
+    intake = Intake(sink, SqlBatchStore(engine), policies, clock, settings.request_retention_s)
     imports = Imports(store, sources, declared, clock)
     runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
     consumed = ConsumerMetrics(metrics.registry)
@@ -97,7 +100,7 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     surveys = SurveyPool(settings.surveyed_at_once)
     worker = ImportWorker(store, runner, intake, settings.concurrent_imports)
     collecting = SurveyPool(settings.surveyed_at_once)
-    collected = DeclaredSources(declared, imports, store, clock)
+    collected = DeclaredSources(declared, imports, store, policies, clock)
     collector = CollectionWorker(collected, collecting, lambda: worker.origins)
     letters = DeadLetters(KafkaDeadLetterLog(settings.brokers, publisher), SqlMarkStore(engine), clock)
 

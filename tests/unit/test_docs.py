@@ -234,3 +234,10 @@ def test_calls_and_events_in_the_pictures_are_those_of_the_contract() -> None:
     contract = "".join(path.read_text() for path in (ROOT / "protos" / "tidemill").rglob("*.proto"))
     assert {"RecordIngested", "RecordFeedback"} <= named
     assert {word for word in named if not re.search(rf"\b{word}\b", contract)} <= {"CloudEvents"}
+
+
+def test_a_file_of_sources_only_keeps_the_schema() -> None:
+    whole = yaml.safe_load((ROOT / "pipelines" / "headlines.yaml").read_text())
+    assert validator().is_valid({"sources": whole["sources"]})
+    assert not validator().is_valid({"sources": whole["sources"], "name": "n"})
+    assert not validator().is_valid({"dataset": whole["dataset"]})

@@ -8,7 +8,16 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from services.ingest.domain.source_import import Differences, Import, ImportState, PluginSource, SourceSpec
+from services.ingest.domain.source_import import (
+    Differences,
+    Import,
+    ImportState,
+    PluginSource,
+    PushedSource,
+    SourceKind,
+    SourcePolicy,
+    SourceSpec,
+)
 from services.ingest.engine.formats import make_format
 from services.kit.failure import Failure
 from services.kit.progress import Progress
@@ -16,16 +25,29 @@ from services.kit.progress import Progress
 
 def spec_json(spec: SourceSpec) -> dict[str, Any]:
     """JSON of a spec."""
-    flags = {"may_be_empty": True} if spec.may_be_empty else {}
-    return {"source": spec.source, spec.kind.field: asdict(spec)["kind"], "max_records": spec.max_records, **flags}
+    more: dict[str, Any] = {"may_be_empty": True} if spec.may_be_empty else {}
+    if spec.policy != SourcePolicy():
+        more["policy"] = asdict(spec.policy)
+    return {"source": spec.source, spec.kind.field: asdict(spec)["kind"], "max_records": spec.max_records, **more}
 
 
 def spec_of(value: Mapping[str, Any]) -> SourceSpec:
     """Spec of its JSON."""
-    (name,) = value.keys() - {"source", "max_records", "may_be_empty"}
-    options = value[name]
-    kind = PluginSource(**options) if name == PluginSource.field else make_format(name, options)
-    return SourceSpec(value["source"], kind, value["max_records"], value.get("may_be_empty", False))
+    (name,) = value.keys() - {"source", "max_records", "may_be_empty", "policy"}
+    return SourceSpec(
+        value["source"],
+        _kind(name, value[name]),
+        value["max_records"],
+        value.get("may_be_empty", False),
+        SourcePolicy(**value.get("policy", {})),
+    )
+
+
+def _kind(name: str, options: Mapping[str, Any]) -> SourceKind:
+    for kind in (PluginSource, PushedSource):
+        if name == kind.field:
+            return kind(**options)
+    return make_format(name, options)
 
 
 def import_row(item: Import) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from services.ingest.adapters.tables import (
     source_positions,
 )
 from services.ingest.domain.declared_source import Collection, DeclaredSource, Timetable
-from services.ingest.domain.source_import import ImportState
+from services.ingest.domain.source_import import ImportState, SourcePolicy
 from services.kit.errors import AbortedError, FailedPreconditionError
 from services.kit.failure import Failure
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
@@ -50,12 +50,7 @@ class SqlSourceStore:
             for source in sources:
                 _check_owner(_find(connection, source.spec.source), pipeline, source)
             declared = [_put(connection, source) for source in sources]
-            names = [source.spec.source for source in sources]
-            ended = (_SOURCES.pipeline == pipeline, _SOURCES.source.not_in(names), _SOURCES.deleted.is_(False))
-            gone = connection.execute(select(_SOURCES.source).where(*ended)).scalars().all()
-            # What they brought and how far they were read stays: the pipeline may still import them.
-            _forget_orders_of(connection, gone)
-            connection.execute(delete(declared_sources).where(*ended))
+            _end_others(connection, pipeline, [source.spec.source for source in sources])
             return declared
 
     def get(self, source: str) -> DeclaredSource | None:
@@ -73,6 +68,11 @@ class SqlSourceStore:
         """See the port."""
         query = select(declared_sources).where(_SOURCES.source > after, _SOURCES.deleted.is_(False))
         return self._read(query.order_by(_SOURCES.source).limit(limit))
+
+    def governed(self) -> Sequence[DeclaredSource]:
+        """See the port."""
+        found = self._read(select(declared_sources).where(_SOURCES.deleted.is_(False)))
+        return [source for source in found if source.spec.policy != SourcePolicy()]
 
     def pause(self, source: str, paused: bool, reason: str, now: datetime) -> None:
         """See the port."""
@@ -178,6 +178,23 @@ class SqlSourceStore:
 _ACTIVE = (_SOURCES.paused.is_(False), _SOURCES.deleted.is_(False))
 
 
+def _end_others(connection: Connection, pipeline: str, kept: Sequence[str]) -> None:
+    """Ends what a pipeline declared earlier, where no other pipeline declares it."""
+    query = select(_SOURCES.source, _SOURCES.pipelines).where(_SOURCES.source.not_in(kept), _SOURCES.deleted.is_(False))
+    gone = []
+    for source, pipelines in connection.execute(query).all():
+        if pipeline not in pipelines:
+            continue
+        if others := [each for each in pipelines if each != pipeline]:
+            mine = update(declared_sources).where(_SOURCES.source == source)
+            connection.execute(mine.values(pipelines=others))
+        else:
+            gone.append(source)
+    # What they brought and how far they were read stays: the pipeline may still import them.
+    _forget_orders_of(connection, gone)
+    connection.execute(delete(declared_sources).where(_SOURCES.source.in_(gone)))
+
+
 def _find(connection: Connection, source: str) -> RowMapping | None:
     return connection.execute(select(declared_sources).where(_SOURCES.source == source)).mappings().first()
 
@@ -203,13 +220,13 @@ def _put(connection: Connection, source: DeclaredSource) -> DeclaredSource:
     if row["deleted"]:
         raise AbortedError(f"{source.name} is being deleted; retry.", reason="SOURCE_DELETING", retry_after_s=1.0)
     known = _source(row)
-    # What two pipelines declare in the same way stays the first one's.
-    if (known.spec, known.timetable) == (source.spec, source.timetable) and (known.pipeline or not source.pipeline):
+    pipelines = tuple(dict.fromkeys((*known.pipelines, *source.pipelines)))
+    if known.same_as(source) and pipelines == known.pipelines:
         return known
     changed = replace(
         source,
         create_time=known.create_time,
-        pipeline=source.pipeline or known.pipeline,
+        pipelines=pipelines,
         paused=known.paused,
         pause_reason=known.pause_reason,
         due_time=known.due_time if source.timetable == known.timetable else source.due_time,
@@ -220,15 +237,16 @@ def _put(connection: Connection, source: DeclaredSource) -> DeclaredSource:
 
 
 def _check_owner(row: RowMapping | None, pipeline: str, wanted: DeclaredSource) -> None:
-    if row is None or row["deleted"] or row["pipeline"] in ("", pipeline):
+    if row is None or row["deleted"]:
         return
     known = _source(row)
-    if (known.spec, known.timetable) != (wanted.spec, wanted.timetable):
+    others = [each for each in known.pipelines if each != pipeline]
+    if others and not known.same_as(wanted):
         raise FailedPreconditionError(
-            f"{wanted.name} is declared by pipelines/{known.pipeline} in another way. Give the source another name, or "
+            f"{wanted.name} is declared by pipelines/{others[0]} in another way. Give the source another name, or "
             "the same options and times in both files.",
             reason="SOURCE_OF_ANOTHER_PIPELINE",
-            metadata={"source": wanted.name, "pipeline": f"pipelines/{known.pipeline}"},
+            metadata={"source": wanted.name, "pipeline": f"pipelines/{others[0]}"},
         )
 
 
@@ -238,7 +256,7 @@ def _source_row(source: DeclaredSource) -> dict[str, Any]:
         "spec": spec_json(source.spec),
         "origin": source.spec.origin,
         "timetable": asdict(source.timetable) if source.timetable else None,
-        "pipeline": source.pipeline,
+        "pipelines": list(source.pipelines),
         "paused": source.paused,
         "pause_reason": source.pause_reason,
         "create_time": source.create_time,
@@ -254,7 +272,7 @@ def _source(row: RowMapping) -> DeclaredSource:
         create_time=row["create_time"],
         update_time=row["update_time"],
         timetable=Timetable(**row["timetable"]) if row["timetable"] else None,
-        pipeline=row["pipeline"],
+        pipelines=tuple(row["pipelines"]),
         paused=row["paused"],
         pause_reason=row["pause_reason"],
         due_time=row["due_time"],

@@ -115,7 +115,7 @@ declared_sources = Table(
     Column("spec", JsonText, nullable=False),
     Column("origin", String(64), nullable=False, index=True),
     Column("timetable", JsonText),
-    Column("pipeline", String(80), nullable=False),
+    Column("pipelines", JsonText, nullable=False),
     Column("paused", Boolean, nullable=False),
     Column("pause_reason", String(256), nullable=False),
     Column("create_time", UtcMicros, nullable=False),

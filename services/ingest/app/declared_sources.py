@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from services.ingest.app.imports import Imports
 from services.ingest.app.interrupt import Interrupt
+from services.ingest.app.policies import Policies
 from services.ingest.app.ports import ImportStore
 from services.ingest.app.source_ports import SourceStore
 from services.ingest.domain.declared_source import (
@@ -22,6 +23,7 @@ from services.ingest.domain.declared_source import (
     SourceView,
     Timetable,
     check_source,
+    nothing_to_pull,
     source_paused,
 )
 from services.ingest.domain.source_import import Import, SourceSpec
@@ -40,8 +42,11 @@ Declaration = tuple[SourceSpec, Timetable | None]
 class DeclaredSources:
     """Keeps sources and orders their collections. Thread-safe; every method blocks."""
 
-    def __init__(self, store: SourceStore, imports: Imports, pulled: ImportStore, clock: Clock) -> None:
+    def __init__(
+        self, store: SourceStore, imports: Imports, pulled: ImportStore, policies: Policies, clock: Clock
+    ) -> None:
         self._store, self._imports, self._pulled, self._clock = store, imports, pulled, clock
+        self._policies = policies
 
     def put(self, spec: SourceSpec, timetable: Timetable | None) -> SourceView:
         """Declares a source, or changes its spec and its timetable.
@@ -53,10 +58,12 @@ class DeclaredSources:
         check_source(spec, timetable)
         now = self._clock.now()
         due = None if timetable is None else timetable.next_after(now) if timetable.schedule else now
-        return self._view(self._store.put(DeclaredSource(spec, now, now, timetable, due_time=due)), _SHOWN)
+        put = self._store.put(DeclaredSource(spec, now, now, timetable, due_time=due))
+        self._policies.refresh()
+        return self._view(put, _SHOWN)
 
     def declare(self, pipeline: str, declarations: Sequence[Declaration]) -> Sequence[SourceView]:
-        """Declares the sources of a pipeline; those that it declared earlier and that are not among them end.
+        """Declares the sources of a pipeline; those that it alone declared earlier and that are not among them end.
 
         Raises:
             InvalidArgumentError: one is not valid; names the field.
@@ -69,8 +76,10 @@ class DeclaredSources:
             check_source(spec, timetable, f"specs[{number}]")
             # The cycle that declares them collects them now.
             due = None if timetable is None else timetable.next_after(now)
-            wanted.append(DeclaredSource(spec, now, now, timetable, pipeline, due_time=due))
-        return [self._view(source, _SHOWN) for source in self._store.declare(pipeline, wanted)]
+            wanted.append(DeclaredSource(spec, now, now, timetable, (pipeline,), due_time=due))
+        declared = self._store.declare(pipeline, wanted)
+        self._policies.refresh()
+        return [self._view(source, _SHOWN) for source in declared]
 
     def get(self, name: str) -> SourceView:
         """The source `sources/{source}`.
@@ -89,8 +98,9 @@ class DeclaredSources:
 
         Raises:
             NotFoundError: it does not exist.
+            FailedPreconditionError: others push its records.
         """
-        self._store.pause(self._found(name).spec.source, paused, reason if paused else "", self._clock.now())
+        self._store.pause(self._pulled_source(name).spec.source, paused, reason if paused else "", self._clock.now())
         logger.info("%s is %s", name, "paused" if paused else "resumed")
         return self.get(name)
 
@@ -102,6 +112,7 @@ class DeclaredSources:
         """
         view = self.get(name)
         self._store.delete(view.source.spec.source, self._clock.now())
+        self._policies.refresh()
         logger.info("%s is deleted", name)
         return view
 
@@ -110,10 +121,10 @@ class DeclaredSources:
 
         Raises:
             NotFoundError: the source does not exist.
-            FailedPreconditionError: it is paused.
+            FailedPreconditionError: it is paused, or others push its records.
             InvalidArgumentError: the request id was used for another source.
         """
-        source = self._found(name)
+        source = self._pulled_source(name)
         order_id = f"collect-{sha256_hex(request_id)[:32]}" if request_id else f"collect-{new_id()}"
         order = self._store.order(Collection(order_id, source.spec, self._clock.now(), actor))
         if order is None:
@@ -125,6 +136,8 @@ class DeclaredSources:
 
     def orders(self) -> Sequence[Collection]:
         """Orders what is due; returns all orders that are to be carried out, oldest first."""
+        # Another process may have changed a source.
+        self._policies.refresh()
         now = self._clock.now()
         for source in self._store.due(now):
             if source.timetable is not None and source.due_time is not None:
@@ -163,6 +176,13 @@ class DeclaredSources:
             raise not_found("source", name, "`tidemill sources list` shows those that are declared.")
         return found
 
+    def _pulled_source(self, name: str) -> DeclaredSource:
+        found = self._found(name)
+        if found.pushed:
+            raise nothing_to_pull(found)
+        return found
+
     def _view(self, source: DeclaredSource, shown: int) -> SourceView:
         collections = self._store.collections(source.spec.source, shown)
-        return SourceView(source, self._pulled.newest_import(source.spec.origin), tuple(collections))
+        newest = None if source.pushed else self._pulled.newest_import(source.spec.origin)
+        return SourceView(source, newest, tuple(collections))

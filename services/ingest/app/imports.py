@@ -9,8 +9,15 @@ from dataclasses import replace
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.ports import ImportStore, Sources
 from services.ingest.app.source_ports import SourceStore
-from services.ingest.domain.declared_source import DeclaredSource, source_paused
-from services.ingest.domain.source_import import Import, ImportState, SourceSpec, check_spec
+from services.ingest.domain.declared_source import DeclaredSource, governed, source_paused
+from services.ingest.domain.source_import import (
+    Import,
+    ImportState,
+    PushedSource,
+    SourceSpec,
+    check_spec,
+    pushed_source,
+)
 from services.kit.clock import Clock
 from services.kit.errors import not_found, request_id_reused
 from services.kit.ids import new_id
@@ -46,11 +53,15 @@ class Imports:
         Raises:
             InvalidArgumentError: the spec does not name a source, or the request id was used for another spec.
             PermissionDeniedError: the source must not be read.
-            FailedPreconditionError: the source cannot be read, or is paused and was not collected before.
+            FailedPreconditionError: the source cannot be read, is paused and was not collected before, or is declared
+                with another policy.
             InterruptedReadError: the interrupt was set before the source had been checked.
             AbortedError: the same request is being handled.
         """
+        if isinstance(spec.kind, PushedSource):
+            raise pushed_source("others push the records of this source, so that there is nothing to pull")
         check_spec(spec)
+        spec = governed(spec, self._declared.get(spec.source))
         given = self._store.answer(request_id) if request_id else None
         if given is not None:
             if given.spec_digest != spec.digest:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+from services.ingest.app.policies import Policies
 from services.ingest.app.ports import Accepted, BatchStore, RecordSink
 from services.ingest.domain.record import FEEDBACK_SOURCES, RawRecord
 from services.kit.clock import Clock
@@ -20,8 +21,11 @@ class Intake:
     between, the repeat publishes the same records again under the same identities.
     """
 
-    def __init__(self, sink: RecordSink, batches: BatchStore, clock: Clock, retention_s: float) -> None:
+    def __init__(
+        self, sink: RecordSink, batches: BatchStore, policies: Policies, clock: Clock, retention_s: float
+    ) -> None:
         self._sink = sink
+        self._policies = policies
         self._batches = batches
         self._clock = clock
         self._retention = timedelta(seconds=retention_s)
@@ -38,15 +42,17 @@ class Intake:
             ResourceExhaustedError: the disk is nearly full; retry later.
         """
         _check_sources(records)
-        identified = [record.identified() for record in records]
-        record_ids = [record.record_id for record in identified]
+        accepted = self._identified([Accepted(record) for record in records])
+        record_ids = [item.record.record_id for item in accepted]
         if not request_id:
-            self._sink.accept([Accepted(record) for record in identified])
+            self._sink.accept(accepted)
             return record_ids
-        digest = sha256_hex(*(part for record in identified for part in (record.record_id, record.content_digest)))
+        digest = sha256_hex(
+            *(part for item in accepted for part in (item.record.record_id, item.record.content_digest))
+        )
         known = self._batches.batch_digest(request_id)
         if known is None:
-            self._sink.accept([Accepted(record) for record in identified])
+            self._sink.accept(accepted)
             self._batches.remember_batch(request_id, digest, self._clock.now())
         elif known != digest:
             raise request_id_reused(request_id, "batch")
@@ -59,7 +65,11 @@ class Intake:
             InvalidArgumentError: a source is that of feedback.
         """
         _check_sources([item.record for item in records])
-        self._sink.accept([replace(item, record=item.record.identified()) for item in records])
+        self._sink.accept(self._identified(records))
+
+    def _identified(self, records: Sequence[Accepted]) -> list[Accepted]:
+        """The records under the policies of their sources; an identity that is derived comes from what is published."""
+        return [replace(item, record=item.record.identified()) for item in self._policies.apply(records)]
 
     def forget_old(self) -> None:
         """Forgets requests whose retention has passed."""

@@ -33,7 +33,8 @@ from services.ingest.app.ports import (
     Survey,
 )
 from services.ingest.domain.record import RawRecord, Refusal
-from services.ingest.domain.source_import import Differences, Import
+from services.ingest.domain.source_import import Differences, Import, SourcePolicy
+from services.ingest.engine.handling import handling_of
 from services.kit.clock import Clock
 from services.kit.errors import TidemillError
 from services.kit.failure import Failure
@@ -115,7 +116,7 @@ class ImportRunner:
         position = Position(begin, import_name=pull.import_name)
         ledger = self._ledgers()
         try:
-            pieces = self._sources.read(spec, survey, interrupt, position)
+            pieces = _handled(spec.policy, self._sources.read(spec, survey, interrupt, position))
             while self._publish(tracker, pull, ledger, pieces):
                 self._save(tracker, pull)
             tracker.cut = position.cut
@@ -226,3 +227,13 @@ class ImportRunner:
             logger.info("%s was cancelled before it failed", tracker.state.name)
         except StoppedError:
             logger.info("%s will be resumed by the next process", tracker.state.name)
+
+
+def _handled(policy: SourcePolicy, pieces: Iterator[RawRecord | Refusal]) -> Iterator[RawRecord | Refusal]:
+    """The pieces under the policy of their source, before they are counted, compared or kept."""
+    if policy == SourcePolicy():
+        return pieces
+    handling = handling_of(policy)
+    return (
+        handling.apply_to_refused(piece) if isinstance(piece, Refusal) else handling.apply(piece) for piece in pieces
+    )

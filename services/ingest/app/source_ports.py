@@ -15,7 +15,7 @@ class SourceStore(Protocol):
     def put(self, source: DeclaredSource) -> DeclaredSource:
         """Declares a source, or changes its spec and timetable; returns it as it is now.
 
-        What exists keeps its creation time, its pause and its pipeline; with the same timetable also when it is due.
+        What exists keeps its creation time, its pause and its pipelines; with the same timetable also when it is due.
 
         Raises:
             AbortedError: a source of this name is being deleted.
@@ -23,7 +23,8 @@ class SourceStore(Protocol):
         ...
 
     def declare(self, pipeline: str, sources: Sequence[DeclaredSource]) -> Sequence[DeclaredSource]:
-        """Declares a pipeline's sources as `put` does, and ends those of it that are not among them.
+        """Declares a pipeline's sources as `put` does, and ends those that it alone declared earlier and that are not
+        among them.
 
         Raises:
             FailedPreconditionError: another pipeline declares one of them in another way; nothing is changed.
@@ -41,6 +42,10 @@ class SourceStore(Protocol):
 
     def page(self, after: str, limit: int) -> Sequence[DeclaredSource]:
         """Sources by name, beginning after one."""
+        ...
+
+    def governed(self) -> Sequence[DeclaredSource]:
+        """All sources that have a policy."""
         ...
 
     def pause(self, source: str, paused: bool, reason: str, now: datetime) -> None:

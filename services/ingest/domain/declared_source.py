@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from services.ingest.domain.record import FEEDBACK_SOURCES
-from services.ingest.domain.source_import import Import, SourceSpec, check_spec
+from services.ingest.domain.source_import import Import, PushedSource, SourcePolicy, SourceSpec, check_spec
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.kit.failure import Failure
 from services.kit.schedules import check_schedule, due_after, zone_of
@@ -44,14 +44,14 @@ class Timetable:
 class DeclaredSource:
     """A source that is declared; `due_time` is None if it is collected by hand only.
 
-    `pipeline` is the name of the pipeline whose file declares it, empty if it was put by itself.
+    `pipelines` are the names of those whose files declare it, the first one first; none if it was put by itself.
     """
 
     spec: SourceSpec
     create_time: datetime
     update_time: datetime
     timetable: Timetable | None = None
-    pipeline: str = ""
+    pipelines: tuple[str, ...] = ()
     paused: bool = False
     pause_reason: str = ""
     due_time: datetime | None = None
@@ -60,6 +60,15 @@ class DeclaredSource:
     def name(self) -> str:
         """`sources/{source}`."""
         return f"sources/{self.spec.source}"
+
+    @property
+    def pushed(self) -> bool:
+        """Whether others push its records."""
+        return isinstance(self.spec.kind, PushedSource)
+
+    def same_as(self, other: DeclaredSource) -> bool:
+        """Whether the other one is declared in the same way."""
+        return (self.spec, self.timetable) == (other.spec, other.timetable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +120,33 @@ def check_source(spec: SourceSpec, timetable: Timetable | None, place: str = "sp
         raise InvalidArgumentError(text, reason=error.reason, violations=found) from error
     if timetable is not None:
         timetable.check(f"{place}.collect")
+
+
+def governed(spec: SourceSpec, source: DeclaredSource | None) -> SourceSpec:
+    """The spec of an import under the policy of the declared source of its name, so that no import evades that.
+
+    Raises:
+        FailedPreconditionError: both have a policy, and not the same.
+    """
+    if source is None or source.spec.policy in (SourcePolicy(), spec.policy):
+        return spec
+    if spec.policy != SourcePolicy():
+        raise FailedPreconditionError(
+            f"{source.name} is declared with another policy than this import has. Give both the same: "
+            f"`tidemill sources put FILE` declares it again.",
+            reason="POLICY_DIFFERS",
+            metadata={"source": source.name},
+        )
+    return replace(spec, policy=source.spec.policy)
+
+
+def nothing_to_pull(source: DeclaredSource) -> FailedPreconditionError:
+    """The refusal to collect or pause a source whose records others push."""
+    return FailedPreconditionError(
+        f"Others push the records of {source.name}: there is nothing to collect or to pause.",
+        reason="PUSHED_SOURCE",
+        metadata={"source": source.name},
+    )
 
 
 def source_paused(source: DeclaredSource) -> FailedPreconditionError:

@@ -63,6 +63,36 @@ class PluginSource:
 
 
 @dataclass(frozen=True, slots=True)
+class PushedSource:
+    """A source whose records others push: nothing is pulled."""
+
+    field: ClassVar[str] = "pushed"
+    uri: ClassVar[str] = ""
+    folder_pattern: ClassVar[str] = ""
+    incremental: ClassVar[bool] = False
+
+    def violations(self) -> Iterable[tuple[str, str]]:
+        """None: it has no options."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePolicy:
+    """What holds for every record of a source; `mask` is `edge` or empty. Empty values say nothing."""
+
+    licence: str = ""
+    consent: str = ""
+    data_class: str = ""
+    mask: str = ""
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """The attributes that its records get."""
+        named = {"licence": self.licence, "consent": self.consent, "data_class": self.data_class}
+        return {name: value for name, value in named.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
 class SourceSpec:
     """What to pull; `max_records` 0 means all. With `may_be_empty` a source without records is right, else an error."""
 
@@ -70,6 +100,7 @@ class SourceSpec:
     kind: SourceKind
     max_records: int = 0
     may_be_empty: bool = False
+    policy: SourcePolicy = SourcePolicy()
 
     @property
     def origin(self) -> str:
@@ -89,10 +120,18 @@ class SourceSpec:
     def digest(self) -> str:
         """Equal for specs that pull the same place in the same way."""
         spec = asdict(self)
+        # Without what says nothing, as in releases that did not have the field, so that their requests are recognised.
         if not self.may_be_empty:
-            # As in releases without the field, so that their requests are recognised.
             del spec["may_be_empty"]
+        if self.policy == SourcePolicy():
+            del spec["policy"]
         return content_digest({"kind": type(self.kind).__name__, "spec": spec})
+
+
+def pushed_source(what: str, place: str = "spec") -> InvalidArgumentError:
+    """The refusal to pull from a source whose records others push."""
+    field = f"{place}.{PushedSource.field}"
+    return InvalidArgumentError(f"{field}: {what}.", reason="PUSHED_SOURCE", violations=[FieldViolation(field, what)])
 
 
 def check_spec(spec: SourceSpec) -> None:

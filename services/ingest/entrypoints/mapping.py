@@ -12,18 +12,36 @@ from tidemill.ingest.v1.record_pb2 import Record
 
 from services.ingest.domain.declared_source import Collection, SourceView, Timetable
 from services.ingest.domain.record import RawRecord
-from services.ingest.domain.source_import import Import, ImportState, PluginSource, SourceKind, SourceSpec
+from services.ingest.domain.source_import import (
+    Import,
+    ImportState,
+    PluginSource,
+    PushedSource,
+    SourceKind,
+    SourcePolicy,
+    SourceSpec,
+)
 from services.ingest.engine.formats import make_format
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
 
-_PUSHED = "pushed"
 _STATES = {
     ImportState.RUNNING: source_import_pb2.Import.STATE_RUNNING,
     ImportState.SUCCEEDED: source_import_pb2.Import.STATE_SUCCEEDED,
     ImportState.FAILED: source_import_pb2.Import.STATE_FAILED,
     ImportState.CANCELLED: source_import_pb2.Import.STATE_CANCELLED,
 }
+
+_Policy = source_import_pb2.SourcePolicy
+_CLASSES = {
+    "": _Policy.DATA_CLASS_UNSPECIFIED,
+    "public": _Policy.DATA_CLASS_PUBLIC,
+    "internal": _Policy.DATA_CLASS_INTERNAL,
+    "private": _Policy.DATA_CLASS_PRIVATE,
+}
+_MASKS = {"": _Policy.MASK_UNSPECIFIED, "edge": _Policy.MASK_EDGE}
+_SHORT_CLASS = {value: name for name, value in _CLASSES.items()}
+_SHORT_MASK = {value: name for name, value in _MASKS.items()}
 
 
 def record_from(message: Record, place: str = "record") -> RawRecord:
@@ -48,31 +66,48 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
 
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
-    """The source of a message; what is empty has the default that the contract gives it.
-
-    Raises:
-        InvalidArgumentError: its records are pushed.
-    """
+    """The source of a message; what is empty has the default that the contract gives it."""
     name = message.WhichOneof("kind")
     assert name is not None, "validation requires a kind"
     kind: SourceKind
-    if name == _PUSHED:
-        what = "others push the records of this source, so that there is nothing to pull"
-        raise InvalidArgumentError(
-            f"spec.pushed: {what}.", reason="PUSHED_SOURCE", violations=[FieldViolation("spec.pushed", what)]
-        )
-    if name == PluginSource.field:
+    if name == PushedSource.field:
+        kind = PushedSource()
+    elif name == PluginSource.field:
         kind = PluginSource(message.plugin.name, MessageToDict(message.plugin.config))
     else:
         kind = make_format(name, {field.name: value for field, value in getattr(message, name).ListFields()})
-    return SourceSpec(message.source, kind, message.max_records, message.may_be_empty)
+    return SourceSpec(message.source, kind, message.max_records, message.may_be_empty, _policy_from(message.policy))
 
 
 def spec_to(spec: SourceSpec) -> source_import_pb2.SourceSpec:
     """A source's spec as a message."""
     kind = {spec.kind.field: asdict(spec)["kind"]}
     return source_import_pb2.SourceSpec(
-        source=spec.source, max_records=spec.max_records, may_be_empty=spec.may_be_empty, **kind
+        source=spec.source,
+        max_records=spec.max_records,
+        may_be_empty=spec.may_be_empty,
+        policy=_policy_to(spec.policy),
+        **kind,
+    )
+
+
+def _policy_from(message: _Policy) -> SourcePolicy:
+    return SourcePolicy(
+        message.licence,
+        message.consent,
+        _SHORT_CLASS[message.data_class],
+        _SHORT_MASK[message.mask],
+    )
+
+
+def _policy_to(policy: SourcePolicy) -> _Policy | None:
+    if policy == SourcePolicy():
+        return None
+    return _Policy(
+        licence=policy.licence,
+        consent=policy.consent,
+        data_class=_CLASSES[policy.data_class],
+        mask=_MASKS[policy.mask],
     )
 
 
@@ -114,11 +149,13 @@ def source_to(view: SourceView) -> source_pb2.Source:
     spec = spec_to(source.spec)
     if source.timetable is not None:
         spec.collect.CopyFrom(source_import_pb2.CollectionSchedule(**asdict(source.timetable)))
+    pipelines = [f"pipelines/{name}" for name in source.pipelines]
     due = None if source.due_time is None or source.paused else timestamp(source.due_time)
     return source_pb2.Source(
         name=source.name,
         spec=spec,
-        pipeline=f"pipelines/{source.pipeline}" if source.pipeline else "",
+        pipeline=pipelines[0] if pipelines else "",
+        pipelines=sorted(pipelines),
         paused=source.paused,
         pause_reason=source.pause_reason,
         create_time=timestamp(source.create_time),

@@ -33,7 +33,7 @@ from services.pipeline.app.ports import (
     Work,
     Worker,
 )
-from services.pipeline.domain.cycle import Cycle, CycleState, Json, PipelineSpec, Stage, StageState
+from services.pipeline.domain.cycle import Cycle, CycleState, Json, PipelineSpec, Stage, StageState, is_pushed
 from services.pipeline.domain.gate import judge, measured
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class CycleRunner:
         )
         if not self._cycle.reasons:
             # Those that triggers start have the file of an earlier one: what a person deleted since stays deleted.
-            declared = [source for source in spec.sources if "collect" in source]
+            declared = [source for source in spec.sources if "collect" in source or is_pushed(source)]
             declare = partial(self._deps.sources.declare, spec.name, declared, self._request("declare"))
             await self._with_retries(declare, "collect")
         imports: list[Work] = []

@@ -93,12 +93,12 @@ class PipelineSpec:
     @property
     def pulled_sources(self) -> tuple[Json, ...]:
         """The sources that imports pull."""
-        return tuple(source for source in self.sources if _PUSHED not in source)
+        return tuple(source for source in self.sources if not is_pushed(source))
 
     @property
     def pushed_source_names(self) -> tuple[str, ...]:
         """Names of the sources whose records others push."""
-        return _names(source for source in self.sources if _PUSHED in source)
+        return _names(source for source in self.sources if is_pushed(source))
 
     @property
     def pulled_source_names(self) -> tuple[str, ...]:
@@ -109,6 +109,11 @@ class PipelineSpec:
     def source_names(self) -> tuple[str, ...]:
         """Source names of the collected records, without repeats."""
         return _names(self.sources)
+
+
+def is_pushed(source: Json) -> bool:
+    """Whether others push the records of a source, so that nothing is pulled."""
+    return _PUSHED in source
 
 
 def _names(sources: Iterable[Json]) -> tuple[str, ...]:

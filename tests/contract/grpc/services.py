@@ -41,6 +41,7 @@ from services.ingest.app.declared_sources import DeclaredSources
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.interrupt import Interrupt
+from services.ingest.app.policies import Policies
 from services.ingest.app.runner import ImportRunner
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.collection_worker import CollectionWorker
@@ -210,8 +211,9 @@ class Services:
         accepting, surveys = AcceptPool(2, 1 << 20), SurveyPool(4)
         stack.callback(accepting.close)
         stack.callback(surveys.close)
-        intake = Intake(self.bus, SqlBatchStore(engine), clock, 3600)
         declared = SqlSourceStore(engine)
+        policies = Policies(declared)
+        intake = Intake(self.bus, SqlBatchStore(engine), policies, clock, 3600)
         imports = Imports(store, sources, declared, clock)
         servicer = IngestServicer(intake, imports, accepting, surveys)
         runner = ImportRunner(store, SqlPulledStore(engine), sources, self.bus, TemporaryLedger, clock)
@@ -229,7 +231,7 @@ class Services:
             engine,
             ["IngestRecords"],
         )
-        collected = DeclaredSources(declared, imports, store, clock)
+        collected = DeclaredSources(declared, imports, store, policies, clock)
         collector = CollectionWorker(collected, surveys, lambda: ())
         await self._serve(
             stack,

@@ -16,12 +16,14 @@ from tidemill.ingest.v1 import ingest_service_pb2 as ingest_pb
 from tidemill.ingest.v1 import source_service_pb2 as pb
 from tidemill.ingest.v1 import source_service_pb2_grpc as stubs
 from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
+from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.ingest.v1.source_import_pb2 import CollectionSchedule, Import, JsonLinesSource, SourceSpec
 from tidemill.ingest.v1.source_pb2 import Source
 
-from services.kit.bus.topics import RECORDS_RAW
+from services.kit.bus.topics import RECORDS_RAW, TOPICS
 from tests.integration.ingest.conftest import IngestProcess, messages_of
 from tests.site import Site
+from tests.topics import read_all
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.real
@@ -54,6 +56,14 @@ def read(ingest: IngestProcess, name: str) -> Source:
 def imports_of(ingest: IngestProcess, source: str) -> list[str]:
     listed = ingest.stub().ListImports(ingest_pb.ListImportsRequest(page_size=1000), timeout=30).imports
     return [item.name for item in listed if item.spec.source == source]
+
+
+def cli(ingest: IngestProcess, folder: Path, *words: str) -> tuple[int, str]:
+    """Runs `tidemill sources`; returns its exit code and what it printed."""
+    command = [sys.executable, "-m", "gateway.cli.main", "sources", *words, "--address", f"127.0.0.1:{ingest.port}"]
+    environment = {**os.environ, "TIDEMILL_STATE": str(folder / "state")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
 
 def test_a_kill_between_order_and_import_neither_loses_nor_doubles_the_collection(
@@ -129,28 +139,70 @@ def test_a_file_that_changes_is_collected_until_it_is_paused_and_deleted(ingest:
 
 
 def test_the_command_line_declares_collects_pauses_and_deletes(ingest: IngestProcess, tmp_path: Path) -> None:
-    def cli(*words: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "gateway.cli.main", "sources", *words, "--address", f"127.0.0.1:{ingest.port}"]
-        environment = {**os.environ, "TIDEMILL_STATE": str(tmp_path / "state")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout + done.stderr
-
     (tmp_path / "tickets.jsonl").write_text(lines({"1": "one", "2": "two"}))
     file = tmp_path / "sources.yaml"
     text = "sources:\n- source: cli-tickets\n  json_lines: {uri: tickets.jsonl, id_field: id}\n"
     text += "  collect: {schedule: 0 %s * * *}\n"
     file.write_text(text % 25)
-    code, shown = cli("put", str(file))
+    code, shown = cli(ingest, tmp_path, "put", str(file))
     assert (code, f"{file}:4:13: sources[0].collect.schedule" in shown) == (2, True), shown
     file.write_text(text % 3)
-    assert cli("put", str(file))[0] == 0
-    assert cli("collect", "cli-tickets") == (0, "cli-tickets: 2 records\n")
-    code, shown = cli("pause", "cli-tickets", "--reason", "a test")
+    assert cli(ingest, tmp_path, "put", str(file))[0] == 0
+    assert cli(ingest, tmp_path, "collect", "cli-tickets") == (0, "cli-tickets: 2 records\n")
+    code, shown = cli(ingest, tmp_path, "pause", "cli-tickets", "--reason", "a test")
     assert (code, "paused: a test" in shown) == (0, True), shown
-    code, shown = cli("collect", "cli-tickets")
+    code, shown = cli(ingest, tmp_path, "collect", "cli-tickets")
     assert (code, "sources/cli-tickets is paused: a test." in shown) == (1, True), shown
-    code, shown = cli("list")
+    code, shown = cli(ingest, tmp_path, "list")
     assert (code, "0 3 * * * (UTC)" in shown, "succeeded: 2 records" in shown) == (0, True, True), shown
-    assert cli("delete", "cli-tickets") == (0, "sources/cli-tickets is deleted; its records stay.\n")
-    code, shown = cli("show", "cli-tickets")
+    assert cli(ingest, tmp_path, "delete", "cli-tickets") == (0, "sources/cli-tickets is deleted; its records stay.\n")
+    code, shown = cli(ingest, tmp_path, "show", "cli-tickets")
     assert (code, "`tidemill sources list` shows those that are declared." in shown) == (1, True), shown
+
+
+def test_what_a_policy_masks_is_nowhere_in_the_mesh(
+    ingest: IngestProcess, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    mail, phone = "planted.token@example.com", "13800138000"
+    (tmp_path / "edge.jsonl").write_text(
+        lines({mail: f"write to {mail}"}) + json.dumps({"id": "2", "mail": mail}) + "\n"
+    )
+    file = tmp_path / "sources.yaml"
+    policy = "{licence: CC-BY-4.0, data_class: private, mask: edge}"
+    file.write_text(
+        f"sources:\n- source: edge-pushed\n  pushed: {{}}\n  policy: {policy}\n"
+        f"- source: edge-pulled\n  json_lines: {{uri: edge.jsonl, id_field: id}}\n  policy: {policy}\n"
+    )
+    code, shown = cli(ingest, tmp_path, "put", str(file))
+    assert (code, "others push it" in shown) == (0, True), shown
+    assert cli(ingest, tmp_path, "collect", "edge-pulled")[0] == 0
+    code, shown = cli(ingest, tmp_path, "show", "edge-pushed")
+    assert (code, "licence CC-BY-4.0, data_class private, mask edge" in shown) == (0, True), shown
+    code, shown = cli(ingest, tmp_path, "collect", "edge-pushed")
+    assert (code, "Others push the records of sources/edge-pushed" in shown) == (1, True), shown
+    ingest.kill()
+    ingest.start()
+    record = Record(source="edge-pushed", text=f"I am {mail}", record_id=phone, attributes={"from": mail})
+    for request in ("edge-1", "edge-1", "edge-2"):
+        record.attributes["request"] = request
+        batch = ingest_pb.IngestRecordsRequest(request_id=request, records=[record])
+        ingest.stub().IngestRecords(batch, timeout=30)
+    pulled = imports_of(ingest, "edge-pulled")
+    assert len(pulled) == 1
+    found = [
+        message.record
+        for name in ("", *pulled)
+        for _, message in messages_of(kafka_bootstrap, RECORDS_RAW, RecordIngested, name)
+        if message.record.source.startswith("edge-")
+    ]
+    assert {record.text for record in found} == {"I am [EMAIL]", "write to [EMAIL]"}
+    assert {record.attributes["data_class"] for record in found} == {"private"}
+    assert len({record.record_id for record in found}) == 2
+    for token in (b"planted.token", phone.encode()):
+        for topic in TOPICS:
+            for headers, value in read_all(kafka_bootstrap, topic):
+                assert token not in value, topic
+                assert not any(token in header for header in headers.values()), topic
+        kept = [path for path in ingest.folder.rglob("*") if path.is_file()]
+        assert any(path.suffix == ".sqlite" for path in kept)
+        assert [path for path in kept if token in path.read_bytes()] == []

@@ -30,6 +30,7 @@ from services.ingest.adapters.tables import (
 from services.ingest.app.declared_sources import DeclaredSources
 from services.ingest.app.imports import Imports
 from services.ingest.app.interrupt import Interrupt
+from services.ingest.app.policies import Policies
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.declared_source import SourceView, Timetable
 from services.ingest.domain.source_import import Differences, Import, ImportState, SourceSpec
@@ -73,14 +74,15 @@ class Harness:
         self.store, self.kept = SqlImportStore(self.engine), SqlSourceStore(self.engine)
         self.reader = file_sources(folder)
         self.imports = Imports(self.store, self.reader, self.kept, self.clock)
-        self.sources = DeclaredSources(self.kept, self.imports, self.store, self.clock)
+        self.policies = Policies(self.kept)
+        self.sources = DeclaredSources(self.kept, self.imports, self.store, self.policies, self.clock)
 
     def killed(self, step: int, *, after: bool) -> DeclaredSources:
         """Sources in a process that dies at one of its calls to the database."""
         deaths = deaths_at(step, after=after)
         store: Any = CrashingProxy(self.store, deaths)
         kept: Any = CrashingProxy(self.kept, deaths)
-        return DeclaredSources(kept, Imports(store, self.reader, kept, self.clock), store, self.clock)
+        return DeclaredSources(kept, Imports(store, self.reader, kept, self.clock), store, Policies(kept), self.clock)
 
     def write(self, *texts: str, source: str = "news") -> SourceSpec:
         file = self.folder / f"{source}.jsonl"
@@ -245,7 +247,11 @@ def test_while_the_database_is_unavailable_an_order_stays_pending(harness: Harne
             raise UnavailableError("The database is unavailable.")
 
     away = DeclaredSources(
-        harness.kept, Imports(Away(), harness.reader, harness.kept, harness.clock), harness.store, harness.clock
+        harness.kept,
+        Imports(Away(), harness.reader, harness.kept, harness.clock),
+        harness.store,
+        harness.policies,
+        harness.clock,
     )
     assert isinstance(refusal(lambda: away.carry_out(order, "", Interrupt())), UnavailableError)
     assert len(harness.step()) == 1
@@ -278,7 +284,7 @@ def test_a_failed_collection_by_hand_is_tried_again_by_the_same_request(harness:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", range(9))
+@pytest.mark.parametrize("step", range(11))
 def test_a_kill_at_any_call_neither_loses_nor_doubles_a_collection(harness: Harness, step: int, after: bool) -> None:
     harness.put("one", "two")
     killed = True
@@ -287,7 +293,7 @@ def test_a_kill_at_any_call_neither_loses_nor_doubles_a_collection(harness: Harn
         killed = False
     except KilledError:
         pass
-    assert killed == (step < 8), "the calls of a collection have changed: adapt the range"
+    assert killed == (step < 10), "the calls of a collection have changed: adapt the range"
     # The next process finds the order, or what is due.
     harness.step()
     harness.pull()
@@ -353,9 +359,16 @@ def test_a_pipeline_declares_its_sources_together(harness: Harness) -> None:
     assert [view.source.name for view in harness.sources.page("", 10)] == ["sources/logs", "sources/mails"]
     # What was put by itself becomes the pipeline's.
     (taken,) = harness.sources.declare("third", [(logs, HOURLY)])
-    assert (taken.source.pipeline, taken.source.due_time) == ("third", NOON)
+    assert (taken.source.pipelines, taken.source.due_time) == (("third",), NOON)
     harness.sources.declare("third", [])
     assert [view.source.name for view in harness.sources.page("", 10)] == ["sources/mails"]
+    # It ends with the last pipeline that declares it.
+    harness.sources.declare("loop", [])
+    (left,) = harness.sources.page("", 10)
+    assert (left.source.name, left.source.pipelines) == ("sources/mails", ("second",))
+    harness.sources.declare("second", [(mails, Timetable(every_minutes=1))])
+    harness.sources.declare("second", [])
+    assert harness.sources.page("", 10) == []
 
 
 def test_a_deleted_source_loses_how_far_it_was_read_and_keeps_its_records(harness: Harness) -> None:

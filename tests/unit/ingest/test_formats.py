@@ -12,6 +12,8 @@ from tidemill.ingest.v1.source_import_pb2 import PushedSource
 from tidemill.ingest.v1.source_import_pb2 import SourceSpec as SpecMessage
 
 from services.ingest.adapters.rows import import_of, import_row
+from services.ingest.app.imports import Imports
+from services.ingest.app.interrupt import Interrupt
 from services.ingest.domain.source_import import Import, ImportState, SourceSpec
 from services.ingest.engine.formats import make_format, names
 from services.ingest.entrypoints.mapping import spec_from, spec_to
@@ -50,8 +52,10 @@ def test_a_format_has_the_fields_of_its_message_and_survives_contract_and_storag
 def test_of_a_pushed_source_there_is_nothing_to_pull() -> None:
     message = SpecMessage(source="tickets", pushed=PushedSource())
     validate(message)
+    assert spec_to(spec_from(message)) == message
+    nothing: Any = None
     with pytest.raises(InvalidArgumentError) as refused:
-        spec_from(message)
+        Imports(nothing, nothing, nothing, nothing).create(spec_from(message), "", "", Interrupt())
     assert [each.field for each in refused.value.violations] == ["spec.pushed"]
     for wrong in ({"max_records": 3}, {"may_be_empty": True}, {"collect": {"every_minutes": 5}}):
         with pytest.raises(InvalidArgumentError, match="nothing is pulled"):

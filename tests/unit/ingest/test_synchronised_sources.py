@@ -21,9 +21,11 @@ from services.ingest.adapters.ledger import TemporaryLedger
 from services.ingest.adapters.pulled_store import SqlPulledStore
 from services.ingest.adapters.source_store import SqlSourceStore
 from services.ingest.adapters.stores import SqlBatchStore, SqlImportStore
+from services.ingest.app.declared_sources import DeclaredSources
 from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.interrupt import Interrupt
+from services.ingest.app.policies import Policies
 from services.ingest.app.ports import Accepted, Pull
 from services.ingest.app.runner import ImportRunner
 from services.ingest.domain.record import RawRecord, Refusal
@@ -104,7 +106,10 @@ class Harness:
         self.store, self.pulled = SqlImportStore(engine), SqlPulledStore(engine)
         self.batches = SqlBatchStore(engine)
         self.sources = file_sources(folder)
-        self.imports = Imports(self.store, self.sources, SqlSourceStore(self.store._engine), SystemClock())
+        declared = SqlSourceStore(engine)
+        self.policies = Policies(declared)
+        self.imports = Imports(self.store, self.sources, declared, SystemClock())
+        self.declared = DeclaredSources(declared, self.imports, self.store, self.policies, SystemClock())
 
     def write(self, *lines: tuple[str, str] | str, file: str = "a") -> None:
         """Lines of (id, text), or lines as they are."""
@@ -120,6 +125,9 @@ class Harness:
             parts = [CrashingProxy(part, deaths) for part in parts]
         store, pulled, bus = parts
         return ImportRunner(store, pulled, self.sources, bus, TemporaryLedger, SystemClock())
+
+    def intake(self) -> Intake:
+        return Intake(self.bus, self.batches, self.policies, SystemClock(), 60)
 
     def create(self, spec: SourceSpec, *, resend: bool = False) -> tuple[Import, bool]:
         return self.imports.create(spec, "", "", Interrupt(), resend=resend)
@@ -340,8 +348,7 @@ async def test_imports_of_one_origin_are_pulled_one_after_the_other(harness: Har
     first, second = (harness.create(harness.spec())[0] for _ in range(2))
     other, _ = harness.create(harness.spec("b"))
     runner: Any = HeldRunner(harness.store)
-    intake = Intake(harness.bus, harness.batches, SystemClock(), 60)
-    worker = ImportWorker(harness.store, runner, intake, 4)
+    worker = ImportWorker(harness.store, runner, harness.intake(), 4)
     task = asyncio.create_task(worker.run())
 
     async def until(began: set[str]) -> None:
@@ -380,7 +387,7 @@ def test_a_source_that_may_be_empty_is_withdrawn_and_another_one_is_not(harness:
 
 
 def test_no_caller_pushes_records_that_pretend_to_be_feedback(harness: Harness) -> None:
-    intake = Intake(harness.bus, harness.batches, SystemClock(), 60)
+    intake = harness.intake()
     records = [RawRecord("s", "fine", {}), RawRecord("answers.reviews", "poison", {"label": "negative"})]
     with pytest.raises(InvalidArgumentError) as caught:
         intake.accept(records)

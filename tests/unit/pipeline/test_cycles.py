@@ -258,6 +258,8 @@ async def test_a_cycle_imports_nothing_of_what_is_pushed_and_awaits_it(harness: 
         both = await ended(cycles, (await cycles.create(replace(harness.spec, sources=(pulled, pushed)), "", "")).name)
         assert both.state is CycleState.SUCCEEDED, both.failure
         assert both.stage("collect").summary.endswith("1 refused, 1 changed, 2 gone; and what was pushed to tickets")
+        # Declared, so that its policy holds for what others push.
+        assert harness.sources.declared == {harness.spec.name: [pushed]}
         put = harness.datasets.put_specs[-1][1]
         assert (put["sources"], put["pushed_sources"]) == (["bbc", "tickets"], ["tickets"])
         only = await ended(cycles, (await cycles.create(replace(harness.spec, sources=(pushed,)), "", "")).name)

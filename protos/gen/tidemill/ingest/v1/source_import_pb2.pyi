@@ -569,6 +569,91 @@ class PushedSource(_message.Message):
 Global___PushedSource: _TypeAlias = PushedSource  # noqa: Y015
 
 @_typing.final
+class SourcePolicy(_message.Message):
+    """What holds for every record of a source, and what is done to it before it reaches Kafka."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _DataClass:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _DataClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SourcePolicy._DataClass.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        DATA_CLASS_UNSPECIFIED: SourcePolicy._DataClass.ValueType  # 0
+        """Not set: nothing is said."""
+        DATA_CLASS_PUBLIC: SourcePolicy._DataClass.ValueType  # 1
+        """Everyone."""
+        DATA_CLASS_INTERNAL: SourcePolicy._DataClass.ValueType  # 2
+        """The organisation."""
+        DATA_CLASS_PRIVATE: SourcePolicy._DataClass.ValueType  # 3
+        """Few, for they tell about persons or secrets."""
+
+    class DataClass(_DataClass, metaclass=_DataClassEnumTypeWrapper):
+        """Who may see the records."""
+
+    DATA_CLASS_UNSPECIFIED: SourcePolicy.DataClass.ValueType  # 0
+    """Not set: nothing is said."""
+    DATA_CLASS_PUBLIC: SourcePolicy.DataClass.ValueType  # 1
+    """Everyone."""
+    DATA_CLASS_INTERNAL: SourcePolicy.DataClass.ValueType  # 2
+    """The organisation."""
+    DATA_CLASS_PRIVATE: SourcePolicy.DataClass.ValueType  # 3
+    """Few, for they tell about persons or secrets."""
+
+    class _Mask:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MaskEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SourcePolicy._Mask.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MASK_UNSPECIFIED: SourcePolicy._Mask.ValueType  # 0
+        """Not set: nowhere."""
+        MASK_EDGE: SourcePolicy._Mask.ValueType  # 1
+        """In ingest, before a record reaches Kafka."""
+
+    class Mask(_Mask, metaclass=_MaskEnumTypeWrapper):
+        """Where personal data is masked before the recipe of a data set is applied."""
+
+    MASK_UNSPECIFIED: SourcePolicy.Mask.ValueType  # 0
+    """Not set: nowhere."""
+    MASK_EDGE: SourcePolicy.Mask.ValueType  # 1
+    """In ingest, before a record reaches Kafka."""
+
+    LICENCE_FIELD_NUMBER: _builtins.int
+    CONSENT_FIELD_NUMBER: _builtins.int
+    DATA_CLASS_FIELD_NUMBER: _builtins.int
+    MASK_FIELD_NUMBER: _builtins.int
+    licence: _builtins.str
+    """Licence of the texts, for example `CC-BY-4.0`. Records that name none get it as the attribute `licence`, as they get the
+    two below; these count for no limit.
+    """
+    consent: _builtins.str
+    """On what ground the texts may be used, for example `contract` or `opt-in 2026-05`: the attribute `consent`."""
+    data_class: Global___SourcePolicy.DataClass.ValueType
+    """Who may see them: the attribute `data_class`."""
+    mask: Global___SourcePolicy.Mask.ValueType
+    """`edge` masks personal data in text, attributes and identity before a record reaches Kafka, as the operator `mask_pii`
+    does by default: the mesh then holds no original. Of pushed records it needs the source to be declared, and what another
+    producer writes to `tidemill.inbound` lies on that topic as it was written.
+    """
+    def __init__(
+        self,
+        *,
+        licence: _builtins.str = ...,
+        consent: _builtins.str = ...,
+        data_class: Global___SourcePolicy.DataClass.ValueType = ...,
+        mask: Global___SourcePolicy.Mask.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "data_class", b"data_class", "licence", b"licence", "mask", b"mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SourcePolicy: _TypeAlias = SourcePolicy  # noqa: Y015
+
+@_typing.final
 class CollectionSchedule(_message.Message):
     """When a declared source is collected by itself."""
 
@@ -622,6 +707,7 @@ class SourceSpec(_message.Message):
     MAX_RECORDS_FIELD_NUMBER: _builtins.int
     MAY_BE_EMPTY_FIELD_NUMBER: _builtins.int
     COLLECT_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     source: _builtins.str
     """Source name of its records, see Record.source."""
     max_records: _builtins.int
@@ -690,6 +776,10 @@ class SourceSpec(_message.Message):
         shows, pauses and resumes it. An import takes none.
         """
 
+    @_builtins.property
+    def policy(self) -> Global___SourcePolicy:
+        """What holds for every record of it; of pushed records once the source is declared."""
+
     def __init__(
         self,
         *,
@@ -711,10 +801,11 @@ class SourceSpec(_message.Message):
         max_records: _builtins.int = ...,
         may_be_empty: _builtins.bool = ...,
         collect: Global___CollectionSchedule | None = ...,
+        policy: Global___SourcePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "pushed", b"pushed", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "policy", b"policy", "pushed", b"pushed", "rest_api", b"rest_api", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "pushed", b"pushed", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collect", b"collect", "csv_files", b"csv_files", "datasets_folder", b"datasets_folder", "json_lines", b"json_lines", "kind", b"kind", "label_studio_export", b"label_studio_export", "langfuse_export", b"langfuse_export", "log_files", b"log_files", "mail_folder", b"mail_folder", "max_records", b"max_records", "may_be_empty", b"may_be_empty", "openai_files", b"openai_files", "parquet_files", b"parquet_files", "plugin", b"plugin", "policy", b"policy", "pushed", b"pushed", "rest_api", b"rest_api", "source", b"source", "text_folder", b"text_folder", "web_pages", b"web_pages"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["text_folder", "json_lines", "plugin", "mail_folder", "csv_files", "parquet_files", "datasets_folder", "openai_files", "langfuse_export", "label_studio_export", "log_files", "rest_api", "web_pages", "pushed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

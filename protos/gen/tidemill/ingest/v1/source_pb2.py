@@ -27,7 +27,7 @@ from tidemill.common.v1 import failure_pb2 as tidemill_dot_common_dot_v1_dot_fai
 from tidemill.ingest.v1 import source_import_pb2 as tidemill_dot_ingest_dot_v1_dot_source__import__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidemill/ingest/v1/source.proto\x12\x12tidemill.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\x1a&tidemill/ingest/v1/source_import.proto\"\xf2\x02\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpec\x12\x10\n\x08pipeline\x18\x03 \x01(\t\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blast_import\x18\t \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\x12\x33\n\x0b\x63ollections\x18\n \x03(\x0b\x32\x1e.tidemill.ingest.v1.Collection\"\x9e\x01\n\nCollection\x12.\n\norder_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x0e\n\x06reused\x18\x04 \x01(\x08\x12,\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1b.tidemill.common.v1.Failureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidemill/ingest/v1/source.proto\x12\x12tidemill.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\x1a&tidemill/ingest/v1/source_import.proto\"\x85\x03\n\x06Source\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x04spec\x18\x02 \x01(\x0b\x32\x1e.tidemill.ingest.v1.SourceSpec\x12\x10\n\x08pipeline\x18\x03 \x01(\t\x12\x0e\n\x06paused\x18\x04 \x01(\x08\x12\x14\n\x0cpause_reason\x18\x05 \x01(\t\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x64ue_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0blast_import\x18\t \x01(\x0b\x32\x1a.tidemill.ingest.v1.Import\x12\x33\n\x0b\x63ollections\x18\n \x03(\x0b\x32\x1e.tidemill.ingest.v1.Collection\x12\x11\n\tpipelines\x18\x0b \x03(\t\"\x9e\x01\n\nCollection\x12.\n\norder_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x61\x63tor\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x0e\n\x06reused\x18\x04 \x01(\x08\x12,\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1b.tidemill.common.v1.Failureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidemill.ingest.v1.source_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SOURCE']._serialized_start=163
-  _globals['_SOURCE']._serialized_end=533
-  _globals['_COLLECTION']._serialized_start=536
-  _globals['_COLLECTION']._serialized_end=694
+  _globals['_SOURCE']._serialized_end=552
+  _globals['_COLLECTION']._serialized_start=555
+  _globals['_COLLECTION']._serialized_end=713
 # @@protoc_insertion_point(module_scope)

@@ -23,7 +23,7 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Source(_message.Message):
-    """A source that is declared: what is pulled, and when. One collection of it is an import."""
+    """A source that is declared: what is pulled, and when, or that others push it. One collection of it is an import."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -37,10 +37,11 @@ class Source(_message.Message):
     DUE_TIME_FIELD_NUMBER: _builtins.int
     LAST_IMPORT_FIELD_NUMBER: _builtins.int
     COLLECTIONS_FIELD_NUMBER: _builtins.int
+    PIPELINES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sources/{source}`, the source of its records."""
     pipeline: _builtins.str
-    """`pipelines/{pipeline}` whose file declares it; empty if it was put by itself."""
+    """`pipelines/{pipeline}` whose file declared it first; empty if it was put by itself."""
     paused: _builtins.bool
     """Whether it is paused: nothing is pulled from it, by no one."""
     pause_reason: _builtins.str
@@ -69,6 +70,10 @@ class Source(_message.Message):
     def collections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Collection]:
         """The newest collections, the last one first; at most 10, and only the last one in lists."""
 
+    @_builtins.property
+    def pipelines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """All `pipelines/{pipeline}` whose files declare it, by name. It ends with the last of them."""
+
     def __init__(
         self,
         *,
@@ -82,10 +87,11 @@ class Source(_message.Message):
         due_time: _timestamp_pb2.Timestamp | None = ...,
         last_import: _source_import_pb2.Import | None = ...,
         collections: _abc.Iterable[Global___Collection] | None = ...,
+        pipelines: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "last_import", b"last_import", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "create_time", b"create_time", "due_time", b"due_time", "last_import", b"last_import", "name", b"name", "pause_reason", b"pause_reason", "paused", b"paused", "pipeline", b"pipeline", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["collections", b"collections", "create_time", b"create_time", "due_time", b"due_time", "last_import", b"last_import", "name", b"name", "pause_reason", b"pause_reason", "paused", b"paused", "pipeline", b"pipeline", "pipelines", b"pipelines", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
