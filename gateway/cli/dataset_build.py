@@ -110,6 +110,8 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
         required_attributes=spec.dataset.required_attributes,
         pushed_sources=list(dict.fromkeys(s.source for s in spec.sources if s.HasField("pushed"))),
     )
+    if spec.dataset.HasField("augment"):
+        wanted.augment.CopyFrom(spec.dataset.augment)
     try:
         with connection.errors():
             request = PutDatasetRequest(request_id=new_id(), name=spec.dataset.name, spec=wanted)

@@ -188,6 +188,9 @@ def differences(old: DatasetVersion, new: DatasetVersion) -> Iterable[tuple[str,
         yield "operators", "\n".join(gone or recipes[0]), "\n".join(added or recipes[1])
     if old.spec.holdout != new.spec.holdout:
         yield "hold-out", _compact(as_json(old.spec.holdout)), _compact(as_json(new.spec.holdout))
+    if old.spec.augment != new.spec.augment:
+        shown = [_compact(as_json(each.spec.augment)) if each.spec.HasField("augment") else "" for each in (old, new)]
+        yield "augment", shown[0], shown[1]
     counts = [
         ("records in", old.records_in, new.records_in),
         ("for training", old.train_count, new.train_count),
@@ -196,6 +199,7 @@ def differences(old: DatasetVersion, new: DatasetVersion) -> Iterable[tuple[str,
     for title, left, right in (
         ("rejected", old.rejected_by_reason, new.rejected_by_reason),
         ("feedback", old.feedback_counts, new.feedback_counts),
+        ("variants", old.variant_counts, new.variant_counts),
     ):
         # `.get`, for `[]` would add the key to the message.
         counts += [(f"{title}: {key}", left.get(key, 0), right.get(key, 0)) for key in sorted({*left, *right})]
@@ -250,6 +254,8 @@ def _print_dataset(found: Dataset, versions: Sequence[DatasetVersion]) -> None:
     console.print(f"sources    {', '.join(found.spec.sources)}", soft_wrap=True)
     for number, operator in enumerate(_recipe(found.spec.operators)):
         console.print(f"{'operators' if not number else '':9}  {operator}", soft_wrap=True)
+    if found.spec.HasField("augment"):
+        console.print(f"augment    {_compact(as_json(found.spec.augment))}", soft_wrap=True)
     console.print(f"hold-out   {found.spec.holdout.fraction:.3g} of the records")
     table = plain_table()
     for column in ("version", "state", "in", "training", "held out", "rejected", "built"):
@@ -289,7 +295,8 @@ def print_version(version: DatasetVersion) -> None:
     for count, what in (
         (version.records_in, "in"),
         *((count, f"rejected: {reason}") for reason, count in drops(version)),
-        (version.train_count, "for training"),
+        (version.train_count - sum(version.variant_counts.values()), "for training"),
+        *((count, f"variants by {name}") for name, count in sorted(version.variant_counts.items())),
         (version.holdout_count, "held out"),
     ):
         table.add_row(f"{count:,}", f"{count / total:.1%}", what)
@@ -300,6 +307,9 @@ def print_version(version: DatasetVersion) -> None:
             f"{version.changed_count:,} have changed",
             soft_wrap=True,
         )
+    if dropped := version.dropped_variant_counts:
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()))
+        console.print(f"dropped    variants: {reasons}", soft_wrap=True)
     for kind, count in sorted(version.feedback_counts.items()):
         console.print(f"feedback   {kind.replace('_', ' ')}: {count:,}")
     console.print(f"digest     {version.digest}", soft_wrap=True)

@@ -62,18 +62,27 @@ def missing_assets(spec: PipelineSpec) -> list[str]:
         there = any((*home.downloads.glob(f"{part.name}*"), *home.data.glob(f"{part.name}*")))
         if part.name in wanted and part.name not in stack_commands.PROGRAMS and (is_model or not own) and not there:
             missing.append(part.name)
-    return missing
+    named = _tables(spec)
+    tables = [part.name for part in parts() if part.name in named and not (home.data / part.name).is_dir()]
+    return [*missing, *tables]
 
 
 def assets_of(spec: PipelineSpec) -> list[str]:
-    """Names of the assets that a pipeline needs: the mesh's programs, and examples that its model or sources name."""
+    """Names of the assets that a pipeline needs: the mesh's programs, and what model, sources and augmenters name."""
     from infra.stack.assets import parts
 
     used = [spec.training.base_model]
     used += [source_uri(source) for source in spec.sources]
+    tables = _tables(spec)
     words = {word for text in used for word in Path(text).parts}
     return [
         part.name
         for part in parts()
-        if part.name in stack_commands.PROGRAMS or any(word.startswith(part.name) for word in words)
+        if part.name in (*stack_commands.PROGRAMS, *tables) or any(word.startswith(part.name) for word in words)
     ]
+
+
+def _tables(spec: PipelineSpec) -> set[str]:
+    """Names of the tables that augmenters look words up in."""
+    given = (each.params.fields.get("tables") for each in spec.dataset.augment.operators)
+    return {value.string_value for tables in given if tables is not None for value in tables.list_value.values}

@@ -15,6 +15,7 @@ from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.pushed_records import BusPushedRecords
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.snapshots import FolderSnapshots
+from services.cleaning.adapters.synonym_tables import FolderTables
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
@@ -55,7 +56,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
     clock = SystemClock()
     records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
-    recipes = RecipeCache(default_registry())
+    recipes = RecipeCache(default_registry(), FolderTables(settings.data_dir))
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))

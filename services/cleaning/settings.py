@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field
 
-from services.kit.config import ServiceSettings
+from services.kit.config import ServiceSettings, home_dir
 
 
 class CleaningSettings(ServiceSettings):
     """The shared fields and those of cleaning."""
 
+    data_dir: Path = Field(
+        default_factory=lambda: home_dir() / "data",
+        description="folder of the prepared example data, and of tables of synonyms: `<name>/synonyms.txt`",
+    )
     await_timeout_s: float = Field(
         600.0, gt=0, description="a build fails when no awaited record has arrived for this many seconds"
     )

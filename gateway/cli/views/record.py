@@ -118,6 +118,7 @@ def explanation(found: ExplainRecordResponse, models: Mapping[str, list[str]]) -
     came = f"brought by {found.import_name}" if found.import_name else "pushed by a caller"
     gone = "; gone from its source, so no later version contains it" if found.withdrawn else ""
     parts: list[RenderableType] = [
+        *([Text(f"{found.variant_id} is a variant of a record:", "bold")] if found.variant_id else []),
         Text(found.name, "bold cyan"),
         Text(f"  source {found.source}, {came}{gone}"),
     ]
@@ -144,5 +145,9 @@ def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]]) -> Rend
         parts.append(Text.assemble("  ", rejection(found.rejected_reason, found.rejected_detail), by))
     if found.placement == DatasetExplanation.PLACEMENT_TRAIN:
         learnt = models.get(found.dataset_version, [])
+        parts += [
+            Text.assemble("  variant ", each.record_id, (f" by {each.augmenter}  ", "bright_black"), each.text)
+            for each in found.variants
+        ]
         parts.append(Text(f"  taught {', '.join(learnt)}" if learnt else "  no model has learnt from this version"))
     return Group(*parts)

@@ -51,7 +51,8 @@ def funnel(version: DatasetVersion) -> list[Part]:
     rows: list[tuple[str, int, str]] = [
         ("in", version.records_in, "busy"),
         *((f"rejected: {reason.replace('_', ' ')}", count, "warn") for reason, count in drops(version)),
-        ("for training", version.train_count, "good"),
+        ("for training", version.train_count - sum(version.variant_counts.values()), "good"),
+        *((f"variants by {name}", count, "good") for name, count in sorted(version.variant_counts.items())),
         ("held out", version.holdout_count, "good"),
     ]
     if held_back := version.feedback_counts.get("held_back", 0):

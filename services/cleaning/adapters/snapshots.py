@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.cleaning.app.ports import Fate, Placement, RejectedRow, SnapshotContent, SnapshotRow
+from services.cleaning.app.ports import Fate, Placement, RejectedRow, SnapshotContent, SnapshotRow, Variant
+from services.cleaning.domain.augmentation import OPERATOR_COLUMN, PARENT_COLUMN
 from services.cleaning.domain.dataset import SnapshotSummary, dataset_id
 from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RecordKey, Rejection
 from services.kit.errors import FailedPreconditionError, snapshot_damaged
@@ -89,9 +90,15 @@ class FolderSnapshots:
         if snapshot.feedback:
             places.append(Placement.HELD_BACK)
         for placement in places:
-            rows = _rows_of(f"{snapshot.uri}/{placement.value}.parquet", record, placement is Placement.REJECTED)
+            uri = f"{snapshot.uri}/{placement.value}.parquet"
+            rows = _rows_of(uri, record, None if placement is Placement.REJECTED else ["record_id"])
             if not rows:
                 continue
+            if placement is Placement.TRAIN and snapshot.variants:
+                made = _rows_of(uri, record, ["record_id", OPERATOR_COLUMN, "text"], PARENT_COLUMN)
+                return Fate(
+                    placement, variants=[Variant(row["record_id"], row[OPERATOR_COLUMN], row["text"]) for row in made]
+                )
             if placement is not Placement.REJECTED:
                 return Fate(placement)
             # Snapshots of earlier releases have no column for the operator.
@@ -163,7 +170,8 @@ class FolderSnapshots:
         return self._store.uri("datasets", dataset_id(dataset), digest[:16])
 
 
-def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
+def _rows_of(uri: str, record: RecordKey, columns: list[str] | None, column: str = "record_id") -> list[dict[str, Any]]:
+    """The rows that have a record's id in a column; all columns of them if None are named."""
     import pyarrow.parquet as pq
 
     filesystem, path = filesystem_of(uri)
@@ -173,8 +181,8 @@ def _rows_of(uri: str, record: RecordKey, whole: bool) -> list[dict[str, Any]]:
             table = pq.read_table(
                 path,
                 filesystem=filesystem,
-                columns=None if whole else ["record_id"],
-                filters=[("record_id", "==", record_id), ("source", "==", source)],
+                columns=columns,
+                filters=[(column, "==", record_id), ("source", "==", source)],
             )
     except FileNotFoundError as error:
         folder, _, part = uri.rpartition("/")
@@ -194,6 +202,8 @@ def _summary(uri: str, manifest: Mapping[str, Any]) -> SnapshotSummary:
         counts["rejected_by_reason"],
         counts.get("feedback", {}),
         manifest.get("erased", {}).get("rows", 0),
+        manifest.get("augmentation", {}).get("variants", {}),
+        manifest.get("augmentation", {}).get("dropped", {}),
     )
 
 
@@ -220,6 +230,8 @@ def _without(table: pa.Table, gone: Erased) -> pa.Table:
 
     answers = pa.array(sorted(gone.answers), pa.string())
     theirs = pc.is_in(table["record_id"], value_set=answers)
+    if PARENT_COLUMN in table.column_names:
+        theirs = pc.or_(theirs, pc.is_in(table[PARENT_COLUMN], value_set=answers))
     if "feedback_person" in table.column_names:
         theirs = pc.or_(theirs, pc.is_in(table["feedback_person"], value_set=pa.array([gone.person])))
     of_feedback = pc.starts_with(table["source"], FEEDBACK_PREFIX)

@@ -207,9 +207,11 @@ class Builder:
 
     def _build(self, version: DatasetVersion) -> tuple[SnapshotSummary, bool]:
         spec = version.spec
-        recipe = self._recipes.of(spec)
+        recipe, augmentation = self._recipes.of(spec), self._recipes.augmentation(spec)
         digests = self._records.content_digests(spec.sources)
-        found = self._snapshots.find(version.dataset, snapshot_digest(version.dataset, spec, recipe.digest, digests))
+        variants = augmentation.digest if augmentation else ""
+        digest = snapshot_digest(version.dataset, spec, recipe.digest, digests, variants)
+        found = self._snapshots.find(version.dataset, digest)
         if found is not None:
             return found, True
         rows = self._records.with_verdicts(version.dataset, spec.sources)
@@ -224,7 +226,7 @@ class Builder:
             part = missing[start : start + _CLEANED_AT_ONCE]
             judged += zip(part, recipe.clean_batch((r.text, r.attributes) for r in part), strict=True)
         self._update(version, Progress("deduplicate", 0, len(rows)))
-        content = compose_snapshot(version.dataset, spec, recipe, judged)
+        content = compose_snapshot(version.dataset, spec, recipe, judged, augmentation)
         contamination = content.manifest["contamination"]
         if contamination["near_overlap"]:
             logger.warning(

@@ -94,4 +94,6 @@ class Cards:
             near_overlap=self._snapshots.near_overlap(snapshot),
             feedback=snapshot.feedback,
             erased=snapshot.erased,
+            variants=snapshot.variants,
+            dropped_variants=snapshot.dropped_variants,
         )

@@ -54,6 +54,7 @@ class Datasets:
             RecipeError: the recipe cannot be applied.
         """
         digest = self._recipes.of(spec).digest
+        self._recipes.augmentation(spec)
         now = self._clock.now()
         known = self._datasets.dataset(name)
         if known is not None and known.spec == spec and known.recipe_digest == digest:
@@ -122,7 +123,9 @@ class Datasets:
         records = self._records.content_digests(draft.spec.sources)
         try:
             recipe = self._recipes.of(draft.spec)
-            digest = snapshot_digest(draft.dataset, draft.spec, recipe.digest, records)
+            augmentation = self._recipes.augmentation(draft.spec)
+            variants = augmentation.digest if augmentation else ""
+            digest = snapshot_digest(draft.dataset, draft.spec, recipe.digest, records, variants)
             return digest if self._snapshots.find(draft.dataset, digest) is not None else ""
         except (TidemillError, OSError) as error:
             # The build meets the same error and reports it.

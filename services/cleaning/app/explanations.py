@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from services.cleaning.app.ports import CollectedRecord, DatasetStore, Fate, SnapshotStore, VersionStore
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records, all_datasets
+from services.cleaning.domain.augmentation import parent_id
 from services.cleaning.domain.dataset import DatasetVersion, VersionState
 from services.cleaning.domain.recipe import RecipeError
 from services.cleaning.engine.explain import Explanation
+from services.kit.errors import NotFoundError
 from services.kit.ids import NEWEST
 
 logger = logging.getLogger(__name__)
@@ -51,10 +53,28 @@ class Explanations:
     def explain(self, record_id: str, source: str) -> tuple[CollectedRecord, Sequence[DatasetExplanation]]:
         """The record, and an explanation for each data set that takes its source, by name.
 
+        Of the id of a variant: its parent, and the data sets whose newest version has the variant, with no other one.
+
         Raises:
             NotFoundError, InvalidArgumentError: see `Records.record`.
             DataLossError: a snapshot is damaged.
         """
+        try:
+            return self._explain(record_id, source)
+        except NotFoundError:
+            parent = parent_id(record_id)
+            if parent is None:
+                raise
+            collected, found = self._explain(parent, source)
+            fates = [(each, each.fate) for each in found if each.fate is not None]
+            named = [(each, fate, [v for v in fate.variants if v.record_id == record_id]) for each, fate in fates]
+            if not any(variants for _, _, variants in named):
+                raise
+            return collected, [
+                replace(each, fate=replace(fate, variants=variants)) for each, fate, variants in named if variants
+            ]
+
+    def _explain(self, record_id: str, source: str) -> tuple[CollectedRecord, Sequence[DatasetExplanation]]:
         collected = self._records.record(record_id, source)
         record = collected.record
         found: list[DatasetExplanation] = []

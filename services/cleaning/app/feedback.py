@@ -14,10 +14,9 @@ from typing import Any
 from services.cleaning.domain.dataset import DatasetSpec, dataset_id
 from services.cleaning.domain.record import Rejection
 from services.cleaning.domain.split import position
-from services.cleaning.engine.contamination import NEAR_THRESHOLD
+from services.cleaning.engine.contamination import near_to
 from services.cleaning.engine.content_keys import content_keys
 from services.cleaning.engine.operator import SetRecord
-from services.cleaning.engine.operators.near_dedup import NearDedup, NearDedupParams
 
 COLUMNS = (
     "feedback_kind",
@@ -80,15 +79,10 @@ def set_aside(dataset: str, spec: DatasetSpec, alive: Mapping[Key, SetRecord]) -
 def near_holdout(train: Mapping[Key, SetRecord], holdout: Sequence[str]) -> Mapping[Key, Rejection]:
     """Records of feedback in the training set that are near duplicates of a text of the hold-out."""
     feedback = {key: record for key, record in train.items() if record.feedback}
-    if not feedback or not holdout:
-        return {}
     keys = list(feedback)
-    finder = NearDedup(NearDedupParams.model_validate({"threshold": NEAR_THRESHOLD}))
-    pairs = finder.pairs([*holdout, *(record.text for record in feedback.values())])
     return {
-        keys[later - len(holdout)]: Rejection("near_holdout", f"jaccard={similarity:.3f}")
-        for later, earlier, similarity in pairs
-        if later >= len(holdout) > earlier
+        keys[at]: Rejection("near_holdout", f"jaccard={similarity:.3f}")
+        for at, similarity in near_to(holdout, [record.text for record in feedback.values()]).items()
     }
 
 

@@ -267,11 +267,21 @@ class Placement(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A variant of a record in a snapshot, and the augmenter that made it."""
+
+    record_id: str
+    augmenter: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fate:
-    """Which part of a snapshot has a record, and why it was rejected, if it was."""
+    """Which part of a snapshot has a record, why it was rejected, if it was, and its variants."""
 
     placement: Placement
     rejection: Rejection | None = None
+    variants: Sequence[Variant] = ()
 
 
 class SnapshotStore(Protocol):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from services.cleaning.domain.dataset import DatasetSpec
 from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.augmentation import Augmentation, compile_augmentation
+from services.cleaning.engine.augmenter import SynonymTable, Tables
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
-from services.cleaning.engine.registry import Registry
+from services.cleaning.engine.registry import Registry, default_augmenters
 from services.kit.ids import content_digest
 
 _KEPT = 128
@@ -19,14 +21,26 @@ _KEPT_BYTES = 256 * 1024 * 1024
 class RecipeCache:
     """Compiles recipes and keeps the most recently used ones. Thread-safe."""
 
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+    def __init__(self, registry: Registry, tables: Tables | None = None) -> None:
+        """Without `tables` an augmentation that names one is refused."""
+        self._registry, self._tables = registry, tables or _NoTables()
+        self._augmenters = default_augmenters()
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, CompiledRecipe] = OrderedDict()
 
     def of(self, spec: DatasetSpec) -> CompiledRecipe:
         """The recipe of a data set; see `of_operators`."""
         return self.of_operators(spec.operators, spec.required_attributes)
+
+    def augmentation(self, spec: DatasetSpec) -> Augmentation | None:
+        """The compiled augmentation of a data set, by the tables as they are now; None without one.
+
+        Raises:
+            RecipeError: it cannot be applied.
+        """
+        if spec.augment is None:
+            return None
+        return compile_augmentation(self._augmenters, spec.augment, self._tables, _standard_terms(spec.operators))
 
     def of_operators(
         self, operators: Sequence[OperatorSpec], required_attributes: Sequence[str] = ()
@@ -53,3 +67,20 @@ class RecipeCache:
 
     def _bytes(self) -> int:
         return sum(recipe.memory_bytes for recipe in self._compiled.values())
+
+
+class _NoTables:
+    """Implements `Tables` without any."""
+
+    def synonyms(self, name: str) -> SynonymTable:
+        """See the protocol."""
+        raise LookupError(f"{name!r} is not there: this service was started without a folder of tables")
+
+
+def _standard_terms(operators: Sequence[OperatorSpec]) -> set[str]:
+    """What `term_map` writes: the terms that a recipe declares are the ones to keep."""
+    found: set[str] = set()
+    for each in operators:
+        terms = each.params.get("terms") if each.name == "term_map" else None
+        found.update(str(term) for term in terms.values() if term) if isinstance(terms, Mapping) else None
+    return found

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from services.cleaning.app import augment
 from services.cleaning.app.feedback import COLUMNS, card, counts, near_holdout, set_aside
 from services.cleaning.app.ports import RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SNAPSHOT_FORMAT, DatasetSpec, dataset_id, snapshot_digest
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection
 from services.cleaning.domain.split import SURPLUS_REASON, split
+from services.cleaning.engine.augmentation import Augmentation
 from services.cleaning.engine.compiler import CompiledRecipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.content_keys import content_keys
@@ -28,7 +30,11 @@ def _key(record: RawRecord) -> _Key:
 
 
 def compose_snapshot(
-    dataset: str, spec: DatasetSpec, recipe: CompiledRecipe, judged: Sequence[tuple[RawRecord, Cleaned]]
+    dataset: str,
+    spec: DatasetSpec,
+    recipe: CompiledRecipe,
+    judged: Sequence[tuple[RawRecord, Cleaned]],
+    augmentation: Augmentation | None = None,
 ) -> SnapshotContent:
     """Composes a snapshot; the same arguments give the same content in any order.
 
@@ -37,6 +43,7 @@ def compose_snapshot(
         spec: the data set's spec.
         recipe: the spec's compiled recipe.
         judged: every raw record of the data set, with the result of the single-record operators.
+        augmentation: makes the variants of the training part; None without one.
 
     Raises:
         FailedPreconditionError: an operator names an attribute that no record has.
@@ -44,7 +51,11 @@ def compose_snapshot(
     """
     _check_fields(recipe, judged)
     digest = snapshot_digest(
-        dataset, spec, recipe.digest, ((record.record_id, record.content_digest) for record, _ in judged)
+        dataset,
+        spec,
+        recipe.digest,
+        ((record.record_id, record.content_digest) for record, _ in judged),
+        augmentation.digest if augmentation else "",
     )
     rejections: dict[_Key, Rejection] = {_key(r): c.rejection for r, c in judged if c.rejection is not None}
     alive = {
@@ -52,6 +63,7 @@ def compose_snapshot(
         for r, c in judged
         if c.rejection is None
     }
+    passed = alive
     aside = set_aside(dataset, spec, alive)
     rejections |= aside.rejections
     alive = {key: record for key, record in alive.items() if key not in aside.rejections and key not in aside.held_back}
@@ -78,6 +90,12 @@ def compose_snapshot(
         return [SnapshotRow(*key, kept[key].text, kept[key].attributes) for key in keys]
 
     learnt = [kept[key] for key in sides.train]
+    train, holdout = rows(sides.train), rows(sides.holdout)
+    variants = augment.Variants()
+    if augmentation is not None:
+        unseen = [*(row.text for row in holdout), *(record.text for record in aside.held_back.values())]
+        variants = augment.make_variants(augmentation, train, unseen, passed.values())
+        train = sorted([*train, *variants.rows], key=lambda row: (row.record_id, row.source))
     of_feedback = sum(source in spec.feedback_sources for _, source in rejections)
 
     rejected = [
@@ -87,6 +105,8 @@ def compose_snapshot(
     columns = tuple(recipe.columns)
     if spec.feedback_sources:
         columns += tuple(name for name in COLUMNS if name not in columns)
+    if augmentation is not None:
+        columns += tuple(name for name in augment.COLUMNS if name not in columns)
     manifest: dict[str, Any] = {
         "format": SNAPSHOT_FORMAT,
         "dataset": dataset,
@@ -98,7 +118,7 @@ def compose_snapshot(
         "counts": {
             "records_in": len(judged),
             "kept": len(sides.train) + len(sides.holdout),
-            "train": len(sides.train),
+            "train": len(train),
             "holdout": len(sides.holdout),
             "rejected": len(rejected),
             "rejected_by_reason": dict(sorted(Counter(row.reason for row in rejected).items())),
@@ -106,6 +126,7 @@ def compose_snapshot(
             **({"feedback": counts(learnt, len(aside.held_back), of_feedback)} if spec.feedback_sources else {}),
         },
         **({"feedback": card(learnt)} if spec.feedback_sources else {}),
+        **({"augmentation": augment.described(augmentation, variants)} if augmentation else {}),
         "contamination": {
             "exact_overlap": contamination.exact_overlap,
             "near_overlap": contamination.near_overlap,
@@ -117,8 +138,8 @@ def compose_snapshot(
         dataset,
         digest,
         columns,
-        rows(sides.train),
-        rows(sides.holdout),
+        train,
+        holdout,
         rejected,
         manifest,
         corrections=held_back if spec.feedback_sources else None,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 
+from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.recipe import OperatorSpec
 from services.kit.failure import Failure
 from services.kit.ids import content_digest, sha256_hex
@@ -31,7 +32,7 @@ class HoldoutSpec:
 class DatasetSpec:
     """Sources, recipe and hold-out of a data set; `required_attributes` become columns.
 
-    `feedback_sources` and `pushed_sources` are some of the sources.
+    `feedback_sources` and `pushed_sources` are some of the sources; `augment` is how the training part gets variants.
     """
 
     sources: tuple[str, ...]
@@ -40,6 +41,7 @@ class DatasetSpec:
     required_attributes: tuple[str, ...] = ()
     feedback_sources: tuple[str, ...] = ()
     pushed_sources: tuple[str, ...] = ()
+    augment: AugmentSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,10 @@ class SnapshotSummary:
     """Records of feedback: `correction` and `accepted` for training, `people`, `held_back`, `rejected`."""
     erased: int = 0
     """Rows that were erased since it was built; the other counts stay as they were."""
+    variants: Mapping[str, int] = field(default_factory=dict)
+    """Variants for training, by the augmenter that made them; `train_count` includes them."""
+    dropped_variants: Mapping[str, int] = field(default_factory=dict)
+    """Variants that were not made or not kept, by reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +164,9 @@ def dataset_id(name: str) -> str:
     return match.group(1)
 
 
-def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records: Iterable[tuple[str, str]]) -> str:
+def snapshot_digest(
+    dataset: str, spec: DatasetSpec, recipe_digest: str, records: Iterable[tuple[str, str]], augmentation: str = ""
+) -> str:
     """Digest of the snapshot that this content gives, known before it is built.
 
     Args:
@@ -166,11 +174,13 @@ def snapshot_digest(dataset: str, spec: DatasetSpec, recipe_digest: str, records
         spec: its sources, hold-out and required attributes enter; the recipe enters by its digest.
         recipe_digest: sha256 of the canonical recipe.
         records: id and content digest of every raw record of the data set; the content digest covers the source.
+        augmentation: digest of the spec's augmentation; empty without one.
     """
     feedback = {"feedback_sources": sorted(spec.feedback_sources)} if spec.feedback_sources else {}
     frame = content_digest(
         {
             **feedback,
+            **({"augmentation": augmentation} if augmentation else {}),
             "format": SNAPSHOT_FORMAT,
             "dataset": dataset,
             "recipe": recipe_digest,

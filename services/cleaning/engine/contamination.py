@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.cleaning.engine.content_keys import content_keys
@@ -18,6 +18,16 @@ class Contamination:
     exact_overlap: int
     near_overlap: int
     near_threshold: float
+
+
+def near_to(holdout: Sequence[str], texts: Sequence[str]) -> Mapping[int, float]:
+    """Positions of the texts that are near duplicates of a text of the hold-out, with their similarity."""
+    if not holdout or not texts:
+        return {}
+    finder = NearDedup(NearDedupParams.model_validate({"threshold": NEAR_THRESHOLD}))
+    # The hold-out comes first, so that a text is matched with it before others.
+    pairs = finder.pairs([*holdout, *texts])
+    return {later - len(holdout): similarity for later, earlier, similarity in pairs if later >= len(holdout) > earlier}
 
 
 def measure_contamination(train: Sequence[str], holdout: Sequence[str]) -> Contamination:

@@ -1,4 +1,4 @@
-"""Operators by name. The module of an operator is imported when a recipe first asks for it, not at the start."""
+"""Operators and augmenters by name. The module of one is imported when a recipe first asks for it, not at the start."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import difflib
 import importlib
 import pkgutil
 from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Any
 
 from pydantic import ValidationError
 
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
-from services.cleaning.engine import operators
+from services.cleaning.engine import augmenters, operators
+from services.cleaning.engine.augmenter import Augmenter
 from services.cleaning.engine.operator import Operator, ParamsError
 
 
@@ -22,9 +24,10 @@ def _known(what: str, given: str, known: list[str]) -> str:
 
 
 class Registry:
-    """Names of operators, and the places of their classes (`module:Class`)."""
+    """Names of operators, and the places of their classes (`module:Class`), which derive from `base`."""
 
-    def __init__(self) -> None:
+    def __init__(self, base: type[Any] = Operator, what: str = "operator") -> None:
+        self._base, self._what = base, what
         self._places: dict[str, str] = {}
 
     @property
@@ -39,10 +42,10 @@ class Registry:
             ValueError: the name is taken.
         """
         if name in self._places:
-            raise ValueError(f"two operators are called {name!r}: {self._places[name]} and {place}")
+            raise ValueError(f"two {self._what}s are called {name!r}: {self._places[name]} and {place}")
         self._places[name] = place
 
-    def operator_type(self, name: str) -> type[Operator[Any]]:
+    def operator_type(self, name: str) -> type[Any]:
         """The class of a registered operator; its module is imported now.
 
         Raises:
@@ -51,19 +54,25 @@ class Registry:
         """
         module, _, kind = self._places[name].partition(":")
         found: object = getattr(importlib.import_module(module), kind)
-        if not (isinstance(found, type) and issubclass(found, Operator)):
-            raise TypeError(f"{kind} is not a subclass of {Operator.__module__}.Operator")
+        if not (isinstance(found, type) and issubclass(found, self._base)):
+            raise TypeError(f"{kind} is not a subclass of {self._base.__module__}.{self._base.__name__}")
         return found
 
-    def build(self, spec: OperatorSpec, position: int) -> Operator[Any]:
+    def build(self, spec: OperatorSpec, position: int, place: str = "operators", *parts: Any) -> Any:
         """The operator of a recipe's entry.
+
+        Args:
+            spec: name and parameters.
+            position: in the list.
+            place: of the list in the request, for errors.
+            parts: what the class takes after its parameters.
 
         Raises:
             RecipeError: with the position, the operator, the parameter and what was probably meant.
         """
-        path = f"operators[{position}]"
+        path = f"{place}[{position}]"
         if spec.name not in self._places:
-            raise RecipeError.at(f"{path}.name", _known("operator", spec.name, self.names))
+            raise RecipeError.at(f"{path}.name", _known(self._what, spec.name, self.names))
         try:
             kind = self.operator_type(spec.name)
         except (ImportError, AttributeError, TypeError) as error:
@@ -71,7 +80,7 @@ class Registry:
             wrong = f"{spec.name} cannot be loaded from {self._places[spec.name]}: {error}"
             raise RecipeError.at(f"{path}.name", wrong) from error
         try:
-            operator = kind(kind.params_type.model_validate(dict(spec.params)))
+            operator = kind(kind.params_type.model_validate(dict(spec.params)), *parts)
             operator.name = spec.name
             return operator
         except ParamsError as error:
@@ -88,6 +97,8 @@ class Registry:
 
 PLUGINS = "tidemill.operators"
 """Group of the entry points by which other packages provide operators: name = "package.module:Class"."""
+AUGMENTER_PLUGINS = "tidemill.augmenters"
+"""The same of augmenters."""
 
 
 def default_registry() -> Registry:
@@ -96,16 +107,36 @@ def default_registry() -> Registry:
     Raises:
         ValueError: two operators have the same name.
     """
-    registry = own_registry()
-    for plugin in entry_points(group=PLUGINS):
-        registry.register(plugin.name, plugin.value)
-    return registry
+    return _with_plugins(own_registry(), PLUGINS)
+
+
+def default_augmenters() -> Registry:
+    """Tidemill's own augmenters, and those of installed packages.
+
+    Raises:
+        ValueError: two augmenters have the same name.
+    """
+    return _with_plugins(own_augmenters(), AUGMENTER_PLUGINS)
 
 
 def own_registry() -> Registry:
     """Tidemill's own operators: `exact_dedup` is `ExactDedup` in the module of that name."""
-    registry = Registry()
-    for module in pkgutil.iter_modules(operators.__path__, f"{operators.__name__}."):
+    return _with_modules(Registry(), operators)
+
+
+def own_augmenters() -> Registry:
+    """Tidemill's own augmenters, found in the same way."""
+    return _with_modules(Registry(Augmenter, "augmenter"), augmenters)
+
+
+def _with_modules(registry: Registry, package: ModuleType) -> Registry:
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
         name = module.name.rpartition(".")[2]
         registry.register(name, f"{module.name}:{name.title().replace('_', '')}")
+    return registry
+
+
+def _with_plugins(registry: Registry, group: str) -> Registry:
+    for plugin in entry_points(group=group):
+        registry.register(plugin.name, plugin.value)
     return registry

@@ -11,6 +11,7 @@ from tidemill.cleaning.v1 import dataset_pb2
 
 from services.cleaning.app.explanations import DatasetExplanation
 from services.cleaning.app.ports import Placement, RejectedRow
+from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -48,24 +49,42 @@ def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
         tuple(message.required_attributes),
         tuple(message.feedback_sources),
         tuple(message.pushed_sources),
+        augment_from(message.augment) if message.HasField("augment") else None,
     )
+
+
+def augment_from(message: dataset_pb2.AugmentSpec) -> AugmentSpec:
+    """How variants are made."""
+    operators = tuple(operator_from(item) for item in message.operators)
+    return AugmentSpec(operators, message.seed, message.per_record or 1, message.rate or 1.0, tuple(message.keep))
 
 
 def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
     """A data set's spec as a message."""
-    operators = []
-    for item in spec.operators:
-        params = struct_pb2.Struct()
-        params.update(dict(item.params))
-        operators.append(dataset_pb2.OperatorSpec(name=item.name, params=params))
+    augment = spec.augment
     return dataset_pb2.DatasetSpec(
         sources=spec.sources,
-        operators=operators,
+        operators=map(_operator_to, spec.operators),
         holdout=dataset_pb2.HoldoutSpec(fraction=spec.holdout.fraction, max_records=spec.holdout.max_records),
         required_attributes=spec.required_attributes,
         feedback_sources=spec.feedback_sources,
         pushed_sources=spec.pushed_sources,
+        augment=dataset_pb2.AugmentSpec(
+            operators=map(_operator_to, augment.operators),
+            seed=augment.seed,
+            per_record=augment.per_record,
+            rate=augment.rate,
+            keep=augment.keep,
+        )
+        if augment
+        else None,
     )
+
+
+def _operator_to(spec: OperatorSpec) -> dataset_pb2.OperatorSpec:
+    params = struct_pb2.Struct()
+    params.update(dict(spec.params))
+    return dataset_pb2.OperatorSpec(name=spec.name, params=params)
 
 
 def dataset_to(dataset: Dataset) -> dataset_pb2.Dataset:
@@ -103,6 +122,8 @@ def version_to(version: DatasetVersion) -> dataset_pb2.DatasetVersion:
         message.rejected_by_reason.update(snapshot.rejected_by_reason)
         message.feedback_counts.update(snapshot.feedback)
         message.erased_count = snapshot.erased
+        message.variant_counts.update(snapshot.variants)
+        message.dropped_variant_counts.update(snapshot.dropped_variants)
     return message
 
 
@@ -165,6 +186,10 @@ def dataset_explanation_to(item: DatasetExplanation) -> service.DatasetExplanati
         attributes=item.explanation.cleaned.attributes,
         dataset_version=item.version.name if item.version else "",
         placement=_PLACEMENTS[fate.placement] if fate else service.DatasetExplanation.PLACEMENT_UNSPECIFIED,
+        variants=[
+            service.RecordVariant(record_id=each.record_id, augmenter=each.augmenter, text=each.text)
+            for each in (fate.variants if fate else ())
+        ],
         rejected_reason=rejection.reason if rejection else "",
         rejected_detail=rejection.detail if rejection else "",
         rejected_operator=rejection.operator if rejection else "",

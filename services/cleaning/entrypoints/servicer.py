@@ -90,6 +90,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
             import_name=record.import_name,
             withdrawn=collected.withdrawn,
             datasets=map(mapping.dataset_explanation_to, found),
+            variant_id=request.record_id if request.record_id != record.record_id else "",
         )
 
     async def PutDataset(self, request: pb.PutDatasetRequest, context: Any) -> pb.PutDatasetResponse:

@@ -255,7 +255,8 @@ class CycleRunner:
                 ),
                 "no training records" if not train else "nothing held out",
             )
-        summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected{_of_feedback(version)}"
+        summary = f"{train:,} for training, {holdout:,} held out, {rejected:,} rejected"
+        summary += _of_variants(version) + _of_feedback(version)
         await self._summarize("clean", summary + pulled_again, ended.reused)
 
     async def _unchanged(self) -> bool:
@@ -523,6 +524,12 @@ def dataset_spec(spec: PipelineSpec) -> Json:
         return {**dataset, "sources": list(spec.source_names)}
     sources = [*spec.source_names, spec.feedback_source]
     return {**dataset, "sources": sources, "feedback_sources": [spec.feedback_source]}
+
+
+def _of_variants(version: Json) -> str:
+    """How many of a data-set version's training records are variants of others, for the summary; empty without any."""
+    count = sum(map(int, version.get("variant_counts", {}).values()))
+    return f"; {count:,} of those for training are variants" if count else ""
 
 
 def _of_feedback(version: Json) -> str:

@@ -86,6 +86,10 @@ def test_a_loop_needs_the_programs_its_model_and_its_data() -> None:
     pipeline.training.base_model = "bge-small-zh-v1.5"
     pipeline.sources[0].json_lines.uri = "/home/tidemill/data/reviews/reviews.jsonl"
     assert assets_of(pipeline) == ["kafka", "elasticsearch", "bge-small-zh", "reviews"]
+    pipeline.dataset.augment.operators.add(name="random_swap")
+    pipeline.dataset.augment.operators.add(name="synonym_replacement").params.update({"tables": ["wordnet", "mine"]})
+    assert assets_of(pipeline) == ["kafka", "elasticsearch", "bge-small-zh", "reviews", "wordnet"]
+    pipeline.dataset.ClearField("augment")
     pipeline.training.base_model = "/my/own/model"
     pipeline.sources[0].json_lines.uri = "s3://bucket/mine.jsonl"
     assert assets_of(pipeline) == ["kafka", "elasticsearch"]
@@ -100,6 +104,10 @@ def test_run_fetches_what_is_missing_and_only_examples(tmp_path: Path, monkeypat
     (tmp_path / "data" / "reviews").mkdir(parents=True)
     assert missing_assets(pipeline) == ["bge-small-zh"]
     (tmp_path / "downloads" / "bge-small-zh-v1.5").mkdir(parents=True)
+    assert missing_assets(pipeline) == []
+    pipeline.dataset.augment.operators.add(name="synonym_replacement").params.update({"tables": ["cilin", "mine"]})
+    assert missing_assets(pipeline) == ["cilin"]
+    (tmp_path / "data" / "cilin").mkdir()
     assert missing_assets(pipeline) == []
     pipeline.sources[0].text_folder.uri = "/mine/bbc-like"
     assert missing_assets(pipeline) == [], "a folder of the person's own"

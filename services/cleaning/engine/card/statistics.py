@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from services.cleaning.domain.augmentation import OPERATOR_COLUMN, PARENT_COLUMN
+
 MAX_LABEL_VALUES = 50
 """An attribute with more distinct values is only counted, not taken for a label."""
 SAMPLED_TEXTS = 2000
@@ -52,7 +54,7 @@ class PartFigures:
         self.lengths.update(len(text or "") for text in texts)
         self.sources.update(source or "" for source in columns["source"])
         for name, column in columns.items():
-            if name not in ("text", "source", "record_id"):
+            if name not in ("text", "source", "record_id", PARENT_COLUMN, OPERATOR_COLUMN):
                 self._count(name, column)
 
     def _count(self, name: str, column: Sequence[str | None]) -> None:
@@ -109,6 +111,10 @@ class CardFigures:
     near_overlap: int = 0
     feedback: Mapping[str, int] = field(default_factory=dict)
     erased: int = 0
+    variants: Mapping[str, int] = field(default_factory=dict)
+    """By augmenter; they are among the records for training."""
+    dropped_variants: Mapping[str, int] = field(default_factory=dict)
+    """By reason."""
 
     def labels(self) -> list[str]:
         """Attributes whose values can be counted, in all parts."""

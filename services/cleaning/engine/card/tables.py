@@ -28,6 +28,8 @@ def facts(card: CardFigures) -> list[tuple[str, str]]:
     """The head of a card."""
     rows = [("built", card.create_time), ("digest", card.digest), ("records in", f"{card.records_in:,}")]
     rows += [(f"for {name}" if name == "training" else name, f"{part.records:,}") for name, part in card.parts.items()]
+    if card.variants or card.dropped_variants:
+        rows.append(("of these variants", f"{sum(card.variants.values()):,}"))
     rows.append(("rejected", f"{sum(card.rejected.values()):,}"))
     rows.append(("held out by", f"{card.holdout_fraction:g} of the records, by a hash of their content"))
     overlap = f"no equal text, {card.near_overlap:,} near duplicates"
@@ -67,6 +69,9 @@ def count_tables(card: CardFigures) -> Iterator[CountTable]:
         records = sum(part.records for part in card.parts.values())
         note = "" if total == records else f"{records - total:,} records have none."
         yield _values(f"Attribute {label}", note, card, found)
+    for title, counts in (("Variants by augmenter", card.variants), ("Dropped variants", card.dropped_variants)):
+        if counts:
+            yield CountTable(title, "", ["records"], [(name, [count]) for name, count in sorted(counts.items())])
     if card.rejected:
         ordered = sorted(card.rejected.items(), key=lambda item: (-item[1], item[0]))
         note = f"{sum(card.rejected.values()):,} of {card.records_in:,} records."

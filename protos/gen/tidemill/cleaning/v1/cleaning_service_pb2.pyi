@@ -543,6 +543,36 @@ class ExplainRecordRequest(_message.Message):
 Global___ExplainRecordRequest: _TypeAlias = ExplainRecordRequest  # noqa: Y015
 
 @_typing.final
+class RecordVariant(_message.Message):
+    """A variant that augmentation made of a record."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_ID_FIELD_NUMBER: _builtins.int
+    AUGMENTER_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    record_id: _builtins.str
+    """Its id; its source is the record's."""
+    augmenter: _builtins.str
+    """The augmenter that made it."""
+    text: _builtins.str
+    """Its text."""
+    def __init__(
+        self,
+        *,
+        record_id: _builtins.str = ...,
+        augmenter: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augmenter", b"augmenter", "record_id", b"record_id", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordVariant: _TypeAlias = RecordVariant  # noqa: Y015
+
+@_typing.final
 class DatasetExplanation(_message.Message):
     """What one data set made of a record."""
 
@@ -613,6 +643,7 @@ class DatasetExplanation(_message.Message):
     REJECTED_REASON_FIELD_NUMBER: _builtins.int
     REJECTED_DETAIL_FIELD_NUMBER: _builtins.int
     REJECTED_OPERATOR_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     dataset: _builtins.str
     """`datasets/{dataset}`."""
     recipe_digest: _builtins.str
@@ -637,6 +668,10 @@ class DatasetExplanation(_message.Message):
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Attributes after cleaning."""
 
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVariant]:
+        """Variants of it in the training part of this version."""
+
     def __init__(
         self,
         *,
@@ -650,10 +685,11 @@ class DatasetExplanation(_message.Message):
         rejected_reason: _builtins.str = ...,
         rejected_detail: _builtins.str = ...,
         rejected_operator: _builtins.str = ...,
+        variants: _abc.Iterable[Global___RecordVariant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "dataset_version", b"dataset_version", "effects", b"effects", "placement", b"placement", "recipe_digest", b"recipe_digest", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "dataset_version", b"dataset_version", "effects", b"effects", "placement", b"placement", "recipe_digest", b"recipe_digest", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -671,6 +707,7 @@ class ExplainRecordResponse(_message.Message):
     IMPORT_NAME_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
     DATASETS_FIELD_NUMBER: _builtins.int
+    VARIANT_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sources/{source}/records/{record}`."""
     record_id: _builtins.str
@@ -681,9 +718,11 @@ class ExplainRecordResponse(_message.Message):
     """The import that brought it; empty when pushed."""
     withdrawn: _builtins.bool
     """True when it is gone from the source that it was pulled from."""
+    variant_id: _builtins.str
+    """The id of a variant, where this was asked for: all else is about the record that it was made of."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExplanation]:
-        """One for each data set that takes its source."""
+        """One for each data set that takes its source; where the id was that of a variant, for each that has the variant."""
 
     def __init__(
         self,
@@ -694,10 +733,11 @@ class ExplainRecordResponse(_message.Message):
         import_name: _builtins.str = ...,
         withdrawn: _builtins.bool = ...,
         datasets: _abc.Iterable[Global___DatasetExplanation] | None = ...,
+        variant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "variant_id", b"variant_id", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

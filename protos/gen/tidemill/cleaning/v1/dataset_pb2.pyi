@@ -79,6 +79,50 @@ class HoldoutSpec(_message.Message):
 Global___HoldoutSpec: _TypeAlias = HoldoutSpec  # noqa: Y015
 
 @_typing.final
+class AugmentSpec(_message.Message):
+    """How the training part gets variants of its records: each is a record of its own that names its parent, and the hold-out
+    gets none. What is a near duplicate of a text of the hold-out is left out.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPERATORS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    PER_RECORD_FIELD_NUMBER: _builtins.int
+    RATE_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    seed: _builtins.int
+    """From which all random choices follow: equal content gives equal variants."""
+    per_record: _builtins.int
+    """Variants of one record; 1 when zero."""
+    rate: _builtins.float
+    """Share of the training records that get variants; all when zero."""
+    @_builtins.property
+    def operators(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorSpec]:
+        """Augmenters; each variant is made by one of them, drawn by the seed."""
+
+    @_builtins.property
+    def keep(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Terms that no augmenter changes; what `term_map` writes is kept anyway, as are placeholders, numbers and negations."""
+
+    def __init__(
+        self,
+        *,
+        operators: _abc.Iterable[Global___OperatorSpec] | None = ...,
+        seed: _builtins.int = ...,
+        per_record: _builtins.int = ...,
+        rate: _builtins.float = ...,
+        keep: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "operators", b"operators", "per_record", b"per_record", "rate", b"rate", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AugmentSpec: _TypeAlias = AugmentSpec  # noqa: Y015
+
+@_typing.final
 class DatasetSpec(_message.Message):
     """What a data set is made of."""
 
@@ -90,6 +134,7 @@ class DatasetSpec(_message.Message):
     REQUIRED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     FEEDBACK_SOURCES_FIELD_NUMBER: _builtins.int
     PUSHED_SOURCES_FIELD_NUMBER: _builtins.int
+    AUGMENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources whose records belong to it, see tidemill.ingest.v1.Record.source."""
@@ -120,6 +165,10 @@ class DatasetSpec(_message.Message):
         for has arrived.
         """
 
+    @_builtins.property
+    def augment(self) -> Global___AugmentSpec:
+        """Variants of the training records; none when left out."""
+
     def __init__(
         self,
         *,
@@ -129,10 +178,11 @@ class DatasetSpec(_message.Message):
         required_attributes: _abc.Iterable[_builtins.str] | None = ...,
         feedback_sources: _abc.Iterable[_builtins.str] | None = ...,
         pushed_sources: _abc.Iterable[_builtins.str] | None = ...,
+        augment: Global___AugmentSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["holdout", b"holdout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback_sources", b"feedback_sources", "holdout", b"holdout", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "feedback_sources", b"feedback_sources", "holdout", b"holdout", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +309,46 @@ class DatasetVersion(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class VariantCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class DroppedVariantCountsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     NAME_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
@@ -277,6 +367,8 @@ class DatasetVersion(_message.Message):
     CHANGED_COUNT_FIELD_NUMBER: _builtins.int
     FEEDBACK_COUNTS_FIELD_NUMBER: _builtins.int
     ERASED_COUNT_FIELD_NUMBER: _builtins.int
+    VARIANT_COUNTS_FIELD_NUMBER: _builtins.int
+    DROPPED_VARIANT_COUNTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}/versions/{number}`."""
     state: Global___DatasetVersion.State.ValueType
@@ -331,6 +423,14 @@ class DatasetVersion(_message.Message):
         hold-out's side, `rejected` were dropped; `people` is how many gave those for training.
         """
 
+    @_builtins.property
+    def variant_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Variants in train.parquet by the augmenter that made them; `train_count` includes them."""
+
+    @_builtins.property
+    def dropped_variant_counts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Variants that were not made or not kept, by reason."""
+
     def __init__(
         self,
         *,
@@ -352,10 +452,12 @@ class DatasetVersion(_message.Message):
         changed_count: _builtins.int = ...,
         feedback_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         erased_count: _builtins.int = ...,
+        variant_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        dropped_variant_counts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "erased_count", b"erased_count", "failure", b"failure", "feedback_counts", b"feedback_counts", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_count", b"changed_count", "create_time", b"create_time", "digest", b"digest", "dropped_variant_counts", b"dropped_variant_counts", "erased_count", b"erased_count", "failure", b"failure", "feedback_counts", b"feedback_counts", "holdout_count", b"holdout_count", "name", b"name", "progress", b"progress", "records_in", b"records_in", "rejected_by_reason", b"rejected_by_reason", "reused", b"reused", "spec", b"spec", "state", b"state", "train_count", b"train_count", "update_time", b"update_time", "uri", b"uri", "variant_counts", b"variant_counts", "withdrawn_count", b"withdrawn_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -620,6 +620,7 @@ class PipelineDataset(_message.Message):
     OPERATORS_FIELD_NUMBER: _builtins.int
     HOLDOUT_FIELD_NUMBER: _builtins.int
     REQUIRED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    AUGMENT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}`."""
     @_builtins.property
@@ -634,6 +635,10 @@ class PipelineDataset(_message.Message):
     def required_attributes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Attributes that every record must have after cleaning."""
 
+    @_builtins.property
+    def augment(self) -> _dataset_pb2.AugmentSpec:
+        """Variants of the training records; none when left out."""
+
     def __init__(
         self,
         *,
@@ -641,10 +646,11 @@ class PipelineDataset(_message.Message):
         operators: _abc.Iterable[_dataset_pb2.OperatorSpec] | None = ...,
         holdout: _dataset_pb2.HoldoutSpec | None = ...,
         required_attributes: _abc.Iterable[_builtins.str] | None = ...,
+        augment: _dataset_pb2.AugmentSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["holdout", b"holdout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["holdout", b"holdout", "name", b"name", "operators", b"operators", "required_attributes", b"required_attributes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout", "name", b"name", "operators", b"operators", "required_attributes", b"required_attributes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
