@@ -57,6 +57,7 @@ _AFTER_DIGITS: Final = 64
 _WIDE_ALNUM: Final = re.compile("[\uff0e\uff10-\uff19\uff20-\uff3a\uff41-\uff5a]")
 _HIDDEN: Final = re.compile(f"[{INVISIBLE}]+")
 _ANY_NUMBER: Final = re.compile(f"[0-9\uff01-\uff5e]|[{PROVINCES}][A-Z]")
+_BRACKETS: Final = re.compile(r"\[.+\]|<.+>|\{.+\}|\(.+\)|【.+】", re.DOTALL)
 _NO_SIGN: Final = re.compile("[^!-~]")
 
 
@@ -97,15 +98,22 @@ class PersonalData:
         self._tokens = {**_TOKENS, **(tokens or {})}
         self._rules = rules_of(frozenset(kinds))
         self._gate = _gate(self._rules)
+        brackets = sorted(
+            {token for token in (*_TOKENS.values(), *self._tokens.values()) if _BRACKETS.fullmatch(token)}
+        )
+        self._placeholders = re.compile("|".join(map(re.escape, brackets)))
         # Each rule with the kind of numbers at which it is tried, if any, and the group that it masks.
         self._searches = [(rule, _numbers_of(rule), "value" if rule.has_value else 0) for rule in self._rules]
-        self._rules_of_sign: dict[str, list[Rule]] = {}
-        for rule in self._rules:
-            for sign in rule.signs:
-                self._rules_of_sign.setdefault(sign, []).append(rule)
+        signs = {sign.casefold() for rule in self._rules for sign in rule.signs}
+        # The longest sign is found at a place, and stands there for those inside of it.
+        self._rules_of_sign = {
+            sign: [rule for rule in self._rules if any(part.casefold() in sign for part in rule.signs)]
+            for sign in signs
+        }
         # All signs in one pass: Python's `re` would try them one after another at every position.
-        signs = sorted(self._rules_of_sign, key=len, reverse=True)
-        self._signs = re2.compile("|".join(re2.escape(sign) for sign in signs)) if signs else None
+        # In whatever case: the patterns say which cases they accept.
+        longest_first = "|".join(re2.escape(sign) for sign in sorted(signs, key=lambda sign: (-len(sign), sign)))
+        self._signs = re2.compile(f"(?i:{longest_first})") if signs else None
 
     def candidates(self, texts: Sequence[str]) -> list[int]:
         """Positions of the texts that may contain personal data; the others need not be masked."""
@@ -145,6 +153,9 @@ class PersonalData:
         }
         found: list[Span] = []
         taken = bytearray(len(text))
+        # What was masked before is not masked again.
+        for match in self._placeholders.finditer(text):
+            taken[match.start() : match.end()] = b"\1" * len(match.group())
         for rule, what, group in self._searches:
             if not what and id(rule) not in signs:
                 continue
@@ -169,7 +180,7 @@ class PersonalData:
             start = match.start()
             chars += start - seen if len(data) == len(text) else len(data[seen:start].decode("utf-8", "surrogatepass"))
             seen = start
-            for rule in self._rules_of_sign[match.group().decode()]:
+            for rule in self._rules_of_sign[match.group().decode().casefold()]:
                 found.setdefault(id(rule), []).append(chars)
         return found
 

@@ -65,7 +65,7 @@ def is_iban(number: str) -> bool:
 
 def is_china_id(number: str) -> bool:
     """Whether it is the number of a Chinese resident identity card: province, birthday, check digit (GB 11643)."""
-    number = number.replace(" ", "").upper()
+    number = number.replace(" ", "").replace("-", "").upper()
     if int(number[:2]) not in _CHINA_PROVINCES or not is_date(number[6:10], number[10:12], number[12:14]):
         return False
     total = sum(weight * int(digit) for weight, digit in zip(_CHINA_WEIGHTS, number, strict=False))

@@ -25,7 +25,7 @@ class MaskPiiParams(TextMapParams):
 class MaskPii(TextMap[MaskPiiParams]):
     """Replaces personal data by a token for its kind, in the text and in every attribute."""
 
-    version = 5
+    version = 6
     params_type = MaskPiiParams
 
     def __init__(self, params: MaskPiiParams) -> None:
