@@ -587,7 +587,7 @@ class SourcePolicy(_message.Message):
         DATA_CLASS_INTERNAL: SourcePolicy._DataClass.ValueType  # 2
         """The organisation."""
         DATA_CLASS_PRIVATE: SourcePolicy._DataClass.ValueType  # 3
-        """Few, for they tell about persons or secrets."""
+        """Few, for they are about persons or secrets."""
 
     class DataClass(_DataClass, metaclass=_DataClassEnumTypeWrapper):
         """Who may see the records."""
@@ -599,7 +599,7 @@ class SourcePolicy(_message.Message):
     DATA_CLASS_INTERNAL: SourcePolicy.DataClass.ValueType  # 2
     """The organisation."""
     DATA_CLASS_PRIVATE: SourcePolicy.DataClass.ValueType  # 3
-    """Few, for they tell about persons or secrets."""
+    """Few, for they are about persons or secrets."""
 
     class _Mask:
         ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -626,7 +626,7 @@ class SourcePolicy(_message.Message):
     MASK_FIELD_NUMBER: _builtins.int
     licence: _builtins.str
     """Licence of the texts, for example `CC-BY-4.0`. Records that name none get it as the attribute `licence`, as they get the
-    two below; these count for no limit.
+    two below; these do not count towards its limits.
     """
     consent: _builtins.str
     """On what ground the texts may be used, for example `contract` or `opt-in 2026-05`: the attribute `consent`."""
