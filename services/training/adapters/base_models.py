@@ -1,7 +1,8 @@
 """Base models as folders in Hugging Face's layout: prepared once from files in packages, or any local folder.
 
 SmolLM2-135M-Instruct (Apache-2.0) comes as GGUF (Q4_1), bge-small-zh-v1.5 (Apache-2.0) as fp32 ONNX; both become
-safetensors with their tokenizer, so that later loads take a second and no other format.
+safetensors with their tokenizer, so that later loads take a second and no other format. all-MiniLM-L6-v2 (Apache-2.0)
+is safetensors already.
 """
 
 from __future__ import annotations
@@ -48,6 +49,15 @@ _BGE: Mapping[str, Any] = {
     "type_vocab_size": 2,
     "attention_probs_dropout_prob": 0.1,
 }
+_MINILM: Mapping[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class BaseModels:
         self._packaged = {
             "smollm2-135m-instruct": _Packaged("causal", 8192, _convert_smollm2, _SMOLLM2),
             "bge-small-zh-v1.5": _Packaged("encoder", 512, _convert_bge, _BGE),
+            "all-minilm-l6-v2": _Packaged("encoder", 512, _convert_minilm, _MINILM),
         }
 
     def names(self) -> list[str]:
@@ -267,5 +278,17 @@ def _convert_bge(source: Path, target: Path) -> None:
         elif not name.startswith("pooler") and "position_ids" not in name and "token_type_ids" not in name:
             raise FailedPreconditionError(f"The ONNX file of bge-small-zh-v1.5 lacks {name}; fetch it again.")
     model.load_state_dict(state)
+    model.save_pretrained(str(target), safe_serialization=True)
+    tokenizer.save_pretrained(str(target))
+
+
+def _convert_minilm(source: Path, target: Path) -> None:
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(source))
+    # Its file cuts and fills each text to 128 tokens; here each run says its own length.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    model: Any = AutoModel.from_pretrained(str(source))
     model.save_pretrained(str(target), safe_serialization=True)
     tokenizer.save_pretrained(str(target))

@@ -61,6 +61,11 @@ def test_the_entities_are_names_in_their_texts(home: Home) -> None:
     assert joined == sum(row["text"].count("江泽民") for row in texts) > 400
 
 
+def test_the_messages_are_in_their_groups(home: Home) -> None:
+    groups = Counter(path.parent.name for path in (home.data / "emails").rglob("*.eml"))
+    assert groups == {"easy-ham-1": 2500, "easy-ham-2": 1400, "hard-ham-1": 250, "spam-1": 500, "spam-2": 1396}
+
+
 def test_the_models_are_there_as_they_came(home: Home) -> None:
     def head(path: Path) -> bytes:
         with path.open("rb") as file:
@@ -70,3 +75,4 @@ def test_the_models_are_there_as_they_came(home: Home) -> None:
     folder = home.downloads / "bge-small-zh-v1.5"
     assert (folder / "bge-small-zh-v1.5.onnx").stat().st_size == 94851877
     assert json.loads((folder / "bge-small-zh-v1.5-tokenizer.json").read_text())["model"]["vocab"]
+    assert (home.downloads / "all-minilm-l6-v2" / "model.safetensors").stat().st_size == 90868376

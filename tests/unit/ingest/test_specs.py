@@ -6,6 +6,7 @@ import pytest
 
 from services.ingest.domain.source_import import SourceSpec, check_spec
 from services.ingest.engine.formats.json_lines import JsonLines
+from services.ingest.engine.formats.mail_folder import MailFolder
 from services.ingest.engine.formats.text_folder import TextFolder
 from services.kit.errors import InvalidArgumentError
 
@@ -47,3 +48,10 @@ def test_equal_specs_have_equal_digests() -> None:
     ]
     assert len({spec.digest for spec in specs}) == len(specs)
     assert SourceSpec("s", TextFolder("/x")).digest == specs[0].digest
+
+
+def test_an_option_that_was_added_later_does_not_change_the_digest_of_specs_without_it() -> None:
+    earlier = "a38ba2001538920d3ad906b9fa34bb1f58b7cf71dafff8ffcdee9334c29f49e1"
+    assert SourceSpec("s", MailFolder("/x")).digest == earlier
+    assert SourceSpec("s", MailFolder("/x", id_header="Message-ID")).digest != earlier
+    assert SourceSpec("s", MailFolder("/x", path_pattern="(?P<label>ham)")).digest != earlier

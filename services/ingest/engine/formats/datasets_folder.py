@@ -21,7 +21,7 @@ class DatasetsFolder(FolderFormat[Row], RowFormat):
     def record(self, source: str, file: ReadFile, piece: Row) -> RawRecord:
         """See `FileFormat`."""
         folder = {self.folder_attribute: file.folder} if self.folder_attribute else {}
-        return super().record(source, file, {**piece, **folder})
+        return super().record(source, file, {**piece, **folder, **self.path_groups(file)})
 
 
 FORMAT = DatasetsFolder

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
-
-import re2
 
 from services.ingest.domain.record import RawRecord, RecordRefusedError
 from services.ingest.engine.file_format import ReadFile
 from services.ingest.engine.formats.json_lines import JsonLines, object_of
 from services.ingest.engine.members import MAX_LINE_BYTES, MemberFormat
+from services.ingest.engine.named_groups import compiled, wrong_pattern
 from services.kit.ids import sha256_hex
-
-_PATTERN_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +44,10 @@ class LogFiles(MemberFormat[LogLine]):
             yield "uri", "logs are read from this machine or an s3:// bucket; push those of other machines."
         if not self.line_pattern:
             return
-        try:
-            groups = _compiled(self.line_pattern).groupindex
-        except re2.error as error:
-            yield "line_pattern", f"is not a valid RE2 expression: {_words(error)}."
+        if wrong := wrong_pattern(self.line_pattern):
+            yield "line_pattern", wrong
             return
+        groups = compiled(self.line_pattern).groupindex
         for name, value in (
             ("text_field", self.text_field),
             ("id_field", self.id_field),
@@ -84,26 +79,13 @@ class LogFiles(MemberFormat[LogLine]):
             text = line.decode()
         except UnicodeDecodeError as error:
             raise RecordRefusedError(f"The line is not UTF-8 (byte {error.start}).", reason="NOT_DECODABLE") from error
-        found = _compiled(self.line_pattern).fullmatch(text)
+        found = compiled(self.line_pattern).fullmatch(text)
         if found is None:
             raise RecordRefusedError("The line does not match line_pattern.", reason="NO_MATCH")
         return {name: value for name, value in found.groupdict().items() if value is not None}
 
 
 FORMAT = LogFiles
-
-
-@lru_cache(maxsize=64)
-def _compiled(pattern: str) -> Any:
-    options = re2.Options()
-    options.max_mem = _PATTERN_MEMORY
-    options.log_errors = False
-    return re2.compile(pattern, options)
-
-
-def _words(error: Exception) -> str:
-    given = error.args[0] if error.args else error
-    return given.decode("utf-8", "replace") if isinstance(given, bytes) else str(given)
 
 
 def _time(members: Mapping[str, Any], name: str) -> datetime | None:

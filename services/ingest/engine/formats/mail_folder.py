@@ -9,22 +9,27 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from datetime import UTC, datetime
-from email.errors import MessageError
 from email.header import decode_header
 from email.message import Message
-from email.parser import BytesParser
 from email.utils import parsedate_to_datetime
 
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record
+from services.ingest.domain.source_import import LATER
 from services.ingest.engine.attributes import Attributes
 from services.ingest.engine.charsets import codec_of, text_of
 from services.ingest.engine.file_format import FolderFormat, ReadFile
+from services.ingest.engine.mail_parsing import MAX_STRUCTURE_BYTES, PARSER_ERRORS, BoundedMessage, parsed, repaired
+from services.kit.ids import sha256_hex
 
 MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 """A message with its attachments; of a longer one only this much, and one byte, is held in memory."""
 DEFAULT_HEADERS = ("Subject", "From", "To", "Cc", "Date", "Message-ID", "In-Reply-To", "List-Id")
-_DEEPEST = 40
+# Of a header; a longer one is cut, because decoding it takes time that is quadratic in its length.
+_MAX_HEADER_CHARS = 32 * 1024
+# What a person reads; other kinds of text are for programs: calendars, style sheets, business cards, copied headers.
+_READ = frozenset(("text/plain", "text/html", "text/enriched", "text/markdown"))
 # Header names that are attribute names, too.
 _HEADER = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,63}")
 # A line of an mbox that begins a message: a sender or not, and the day, month, time and year of its arrival.
@@ -34,61 +39,86 @@ _WORD = re.compile(r"=\?[^?\s]+\?[bBqQ]\?[^?]*\?=")
 
 
 @dataclass(frozen=True, slots=True)
+class MailPiece:
+    """A message as it is in a file, and which one of a mailbox it is, from 1; 0 if the file is one message."""
+
+    content: bytes
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Body:
     text: str
     is_html: bool
 
 
 @dataclass(frozen=True)
-class MailFolder(FolderFormat[bytes]):
+class MailFolder(FolderFormat[MailPiece]):
     """A folder tree of mail messages, a file each or many in an mbox; a piece is a message.
 
-    `headers` names those that become attributes; the usual ones where it is empty.
+    `headers` names those that become attributes; the usual ones where it is empty. The value of `id_header` identifies
+    a message; its content where it is empty, or the message does not have that header.
     """
 
     headers: tuple[str, ...] = ()
+    id_header: str = dataclass_field(default="", kw_only=True, metadata=LATER)
     field = "mail_folder"
 
     def violations(self) -> Iterator[tuple[str, str]]:
         """See `FileFormat`."""
         yield from super().violations()
-        for number, name in enumerate(self.headers):
+        named = [(f"headers[{number}]", name) for number, name in enumerate(self.headers)]
+        for field, name in [*named, *([("id_header", self.id_header)] if self.id_header else [])]:
             if _HEADER.fullmatch(name) is None:
-                message = f"{name!r} is not the name of a header; write it as a mail does, for example X-Label."
-                yield f"headers[{number}]", message
+                yield field, f"{name!r} is not the name of a header; write it as a mail does, for example X-Label."
 
-    def split(self, file: ReadFile) -> Iterator[tuple[int, bytes]]:
+    def split(self, file: ReadFile) -> Iterator[tuple[int, MailPiece]]:
         """Messages of a file, each with the number of its first line, from 1.
 
         If the first line of a file is the separator of an mbox, each separator that follows an empty line begins a
         message, and a line that begins with `>From ` stands for `From `. Any other file is one message.
         """
         message, start, number = bytearray(), 1, 0
-        mailbox, after_empty = False, True
+        messages, after_empty = 0, True
         for number, line in enumerate(_lines(file.chunks), 1):
-            if after_empty and (number == 1 or mailbox) and _BEGINNING.match(line):
+            if after_empty and (number == 1 or messages) and _BEGINNING.match(line):
                 if message:
-                    yield start, _unquoted(message)
-                mailbox, message, start = True, bytearray(), number + 1
+                    yield start, MailPiece(_unquoted(message), messages)
+                messages, message, start = messages + 1, bytearray(), number + 1
             elif len(message) <= MAX_MESSAGE_BYTES:
                 message += line
             after_empty = line in (b"\n", b"\r\n")
         if message or number:
-            yield start, _unquoted(message) if mailbox else bytes(message)
+            yield start, MailPiece(_unquoted(message) if messages else bytes(message), messages)
 
-    def record(self, source: str, file: ReadFile, piece: bytes) -> RawRecord:
+    def content(self, piece: MailPiece) -> bytes:
+        """See `FileFormat`."""
+        return piece.content
+
+    def record(self, source: str, file: ReadFile, piece: MailPiece) -> RawRecord:
         """See `FileFormat`; of a message beyond `MAX_MESSAGE_BYTES` the piece has one byte more than that."""
-        if len(piece) > MAX_MESSAGE_BYTES:
+        try:
+            return self._record(source, file, piece.content)
+        except RecordRefusedError as error:
+            if not piece.number:
+                raise
+            raise RecordRefusedError(f"Message {piece.number}: {error.message}", reason=error.reason) from error
+
+    def _record(self, source: str, file: ReadFile, content: bytes) -> RawRecord:
+        if len(content) > MAX_MESSAGE_BYTES:
             raise RecordRefusedError(
                 f"The message has more than {MAX_MESSAGE_BYTES} bytes, attachments included.", reason="MESSAGE_TOO_LONG"
             )
-        message = _parsed(piece)
         attributes = self.file_attributes(file)
+        message = _repaired(parsed(content), attributes)
         for name in self.headers or DEFAULT_HEADERS:
             if values := _values(message, name):
-                attributes.add(name.lower().replace("-", "_"), "\n".join(map(_header, values)))
+                own = name.lower().replace("-", "_")
+                attributes.add(own, "\n".join(map(_header, values)))
+                if any(len(value) > _MAX_HEADER_CHARS for value in values):
+                    attributes.note(f"{own}: more than {_MAX_HEADER_CHARS} characters; cut")
         names: list[str] = []
-        body = _body(message, attributes, names, 0)
+        body = _body(message, attributes, names)
         if body is None or not body.text.strip():
             held = f"; it has attachments: {', '.join(names)[:200]}" if names else ""
             raise RecordRefusedError(f"The message has no text{held}.", reason="NO_MAIL_TEXT")
@@ -96,9 +126,14 @@ class MailFolder(FolderFormat[bytes]):
         if names:
             attributes.add("attachments", "\n".join(names))
         sent = _sent(message, attributes)
-        record = RawRecord(source, body.text, attributes.result(), event_time=sent)
+        record = RawRecord(source, body.text, attributes.result(), self._id(message), event_time=sent)
         check_record(record)
         return record.identified()
+
+    def _id(self, message: Message) -> str:
+        values = _values(message, self.id_header) if self.id_header else []
+        value = _header(values[0]) if values else ""
+        return f"mail_{sha256_hex(value)[:32]}" if value else ""
 
 
 FORMAT = MailFolder
@@ -122,32 +157,33 @@ def _lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _parsed(content: bytes) -> Message:
-    if b"\0" in content[:1024]:
-        raise RecordRefusedError("The file is not a mail message: it begins with NUL bytes.", reason="NOT_MAIL")
-    try:
-        message = BytesParser().parsebytes(content)
-    except (MessageError, RecursionError, ValueError) as error:
-        raise RecordRefusedError(f"The message cannot be parsed: {error}.", reason="NOT_MAIL") from error
-    if not message.keys():
-        raise RecordRefusedError(
-            "The file is not a mail message: it does not begin with headers (`Name: value`).", reason="NOT_MAIL"
-        )
-    return message
+def _repaired(message: BoundedMessage, attributes: Attributes) -> BoundedMessage:
+    if message.is_multipart():
+        return message
+    whole, notes = repaired(message)
+    for note in notes:
+        attributes.note(note)
+    return whole
 
 
-def _body(part: Message, attributes: Attributes, names: list[str], depth: int) -> _Body | None:
+def _body(part: BoundedMessage, attributes: Attributes, names: list[str]) -> _Body | None:
     """The text of a part that a person reads; attachments on the way are noted in `names`."""
-    if depth > _DEEPEST:
-        raise RecordRefusedError(f"The message is nested more than {_DEEPEST} parts deep.", reason="NESTED_TOO_DEEP")
+    if part.get_content_maintype() == "multipart" and not part.is_multipart():
+        part = _repaired(part, attributes)
+    if part.is_cut:
+        attributes.note(f"content_type: more than {MAX_STRUCTURE_BYTES} bytes; cut")
     payload = part.get_payload()
     if isinstance(payload, list):
-        bodies = [_body(inner, attributes, names, depth + 1) for inner in payload if isinstance(inner, Message)]
+        bodies = [_body(inner, attributes, names) for inner in payload if isinstance(inner, BoundedMessage)]
         found = [body for body in bodies if body is not None and body.text.strip()]
         return _chosen(found, part.get_content_subtype() == "alternative")
     name = _file_name(part)
-    kind = part.get_content_type()
-    if part.get_content_disposition() == "attachment" or not kind.startswith("text/") or kind == "text/calendar":
+    # Some write `text/plain charset=us-ascii`.
+    kind = part.get_content_type().partition(" ")[0]
+    if kind.startswith("multipart/"):
+        attributes.note(f"text: {kind} without parts; read as text")
+        kind = "text/plain"
+    if part.get_content_disposition() == "attachment" or kind not in _READ:
         names.append(_header(name) if name else kind)
         return None
     return _Body(_decoded(part, attributes), kind == "text/html")
@@ -156,7 +192,7 @@ def _body(part: Message, attributes: Attributes, names: list[str], depth: int) -
 def _file_name(part: Message) -> str:
     try:
         return part.get_filename() or ""
-    except (LookupError, ValueError, TypeError):
+    except PARSER_ERRORS:
         # A name in an unknown encoding.
         return ""
 
@@ -173,11 +209,15 @@ def _chosen(found: list[_Body], alternative: bool) -> _Body | None:
 
 
 def _decoded(part: Message, attributes: Attributes) -> str:
-    content = part.get_payload(decode=True)
+    try:
+        content: object = part.get_payload(decode=True)
+    except PARSER_ERRORS:
+        attributes.note("text: its transfer encoding cannot be read; kept as it is")
+        content = str(part.get_payload()).encode("utf-8", "surrogateescape")
     data = content if isinstance(content, bytes) else b""
     try:
         charset = part.get_content_charset() or ""
-    except (LookupError, ValueError):
+    except PARSER_ERRORS:
         charset = ""
     text, used = text_of(data, charset)
     if charset and used != codec_of(charset):
@@ -192,12 +232,13 @@ def _values(message: Message, name: str) -> list[str]:
 
 def _header(raw: str) -> str:
     """A header's value in one line, its encoded words (RFC 2047) and raw bytes decoded."""
+    raw = raw[:_MAX_HEADER_CHARS]
     if not raw.isascii():
         raw = text_of(raw.encode("utf-8", "surrogateescape"), "")[0]
     if _WORD.search(raw):
         try:
             parts = decode_header(raw)
-        except (MessageError, ValueError):
+        except PARSER_ERRORS:
             parts = []
         if parts:
             decoded = "".join(
@@ -216,6 +257,6 @@ def _sent(message: Message, attributes: Attributes) -> datetime | None:
     try:
         moment = parsedate_to_datetime(_header(values[0]))
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (TypeError, ValueError, OverflowError, IndexError):
+    except PARSER_ERRORS:
         attributes.note("date: not a valid date of a mail; the time of the import counts")
         return None

@@ -32,6 +32,7 @@ class TextFolderSource(_message.Message):
     PATTERN_FIELD_NUMBER: _builtins.int
     FOLDER_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     ENCODING_FIELD_NUMBER: _builtins.int
+    PATH_PATTERN_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """Folder, as an absolute path or a URL of file: or s3:."""
     pattern: _builtins.str
@@ -40,6 +41,10 @@ class TextFolderSource(_message.Message):
     """Attribute that receives the name of the file's folder, for example `topic`; none when empty."""
     encoding: _builtins.str
     """Text encoding; `utf-8` when empty. A file that is not in it is rejected by name."""
+    path_pattern: _builtins.str
+    """RE2 expression with named groups that is searched for in the path of a file below the folder; its groups become
+    attributes, such as `label` by `(?P<label>ham|spam)-\\\\d/`. A file without it is refused. None when empty.
+    """
     def __init__(
         self,
         *,
@@ -47,10 +52,11 @@ class TextFolderSource(_message.Message):
         pattern: _builtins.str = ...,
         folder_attribute: _builtins.str = ...,
         encoding: _builtins.str = ...,
+        path_pattern: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "folder_attribute", b"folder_attribute", "pattern", b"pattern", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoding", b"encoding", "folder_attribute", b"folder_attribute", "path_pattern", b"path_pattern", "pattern", b"pattern", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -134,12 +140,22 @@ class MailFolderSource(_message.Message):
     PATTERN_FIELD_NUMBER: _builtins.int
     FOLDER_ATTRIBUTE_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
+    PATH_PATTERN_FIELD_NUMBER: _builtins.int
+    ID_HEADER_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """Folder, as an absolute path or a URL of file: or s3:."""
     pattern: _builtins.str
     """Which files: a glob below the folder; `**/*` when empty."""
     folder_attribute: _builtins.str
     """Attribute that receives the name of the file's folder, for example `label`; none when empty."""
+    path_pattern: _builtins.str
+    """RE2 expression with named groups that is searched for in the path of a file below the folder; its groups become
+    attributes, such as `label` by `(?P<label>ham|spam)-\\\\d/`. A file without it is refused. None when empty.
+    """
+    id_header: _builtins.str
+    """Header whose value identifies a message, such as `Message-ID`: of messages with the same one the newest counts. One
+    without it, and all when empty, is identified by its content.
+    """
     @_builtins.property
     def headers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Headers to keep as attributes (`Message-ID` is `message_id`); Subject, From, To, Cc, Date, Message-ID, In-Reply-To
@@ -153,10 +169,12 @@ class MailFolderSource(_message.Message):
         pattern: _builtins.str = ...,
         folder_attribute: _builtins.str = ...,
         headers: _abc.Iterable[_builtins.str] | None = ...,
+        path_pattern: _builtins.str = ...,
+        id_header: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder_attribute", b"folder_attribute", "headers", b"headers", "pattern", b"pattern", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["folder_attribute", b"folder_attribute", "headers", b"headers", "id_header", b"id_header", "path_pattern", b"path_pattern", "pattern", b"pattern", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -256,6 +274,7 @@ class DatasetsFolderSource(_message.Message):
     TEXT_FIELD_FIELD_NUMBER: _builtins.int
     ID_FIELD_FIELD_NUMBER: _builtins.int
     ATTRIBUTE_FIELDS_FIELD_NUMBER: _builtins.int
+    PATH_PATTERN_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
     """Folder, as an absolute path or a URL of file: or s3:."""
     pattern: _builtins.str
@@ -266,6 +285,10 @@ class DatasetsFolderSource(_message.Message):
     """Column with the text; `text` when empty."""
     id_field: _builtins.str
     """Column with the record id; derived from the content when empty."""
+    path_pattern: _builtins.str
+    """RE2 expression with named groups that is searched for in the path of a file below the folder; its groups become
+    attributes, such as `label` by `(?P<label>ham|spam)-\\\\d/`. A file without it is refused. None when empty.
+    """
     @_builtins.property
     def attribute_fields(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns to keep as attributes; every column when empty."""
@@ -279,10 +302,11 @@ class DatasetsFolderSource(_message.Message):
         text_field: _builtins.str = ...,
         id_field: _builtins.str = ...,
         attribute_fields: _abc.Iterable[_builtins.str] | None = ...,
+        path_pattern: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "folder_attribute", b"folder_attribute", "id_field", b"id_field", "pattern", b"pattern", "text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribute_fields", b"attribute_fields", "folder_attribute", b"folder_attribute", "id_field", b"id_field", "path_pattern", b"path_pattern", "pattern", b"pattern", "text_field", b"text_field", "uri", b"uri"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
