@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -111,6 +111,12 @@ bench-plan: setup ## the memory plan beside what trainings take, into docs/bench
 
 bench-advise: setup ## how often advice picks what measurements pick, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.advise
+
+bench-augment: setup ## what each augmenter brings with 300 training rows, into docs/benchmarks.md
+	$(BIN)/python -c "from infra.stack.assets import prepare; from infra.stack.layout import Home; \
+		from services.kit.config import home_dir; \
+		prepare(Home(home_dir()), ['reviews', 'bge-small-zh', 'cilin', 'homophones'])"
+	$(BIN)/python -m benchmarks.augmentation
 
 stubs: setup ## generates protos/gen
 	$(BIN)/python protos/generate.py

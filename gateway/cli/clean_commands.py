@@ -146,6 +146,8 @@ def _cleaned(connection: Connection, recipe: str, pipeline: PipelineFile | None,
         request.dataset = dataset_name(recipe)
     else:
         request.operators.extend(pipeline.spec.dataset.operators)
+        if pipeline.spec.dataset.HasField("augment"):
+            request.augment.CopyFrom(pipeline.spec.dataset.augment)
     try:
         with connection.errors():
             answer: CleanTextResponse = connection.cleaning.CleanText(
@@ -153,7 +155,7 @@ def _cleaned(connection: Connection, recipe: str, pipeline: PipelineFile | None,
             )
             return answer
     except InvalidArgumentError as error:
-        if pipeline is None or not any(each.field.startswith("operators") for each in error.violations):
+        if pipeline is None or not any(each.field.startswith(("operators", "augment")) for each in error.violations):
             raise
         in_file = [FieldViolation(f"dataset.{each.field}", each.description) for each in error.violations]
         raise pipeline.locate(InvalidArgumentError(error.message, violations=in_file)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gateway.cli.connection import Connection
     from gateway.cli.pipeline_file import PipelineFile
 
+_OF_RECIPE = re.compile(r"(operators|augment)\b.*")
 PROTOCOLS = ("file", "https", "http", "s3")
 
 
@@ -107,18 +109,21 @@ def check_recipe(file: PipelineFile, connection: Connection) -> None:
     """Lets the mesh check the recipe as in a real run; stores nothing.
 
     Raises:
-        InvalidArgumentError: names line and field of what is wrong with an operator.
+        InvalidArgumentError: names line and field of what is wrong with an operator or an augmenter.
     """
-    if not file.spec.dataset.operators:
+    dataset = file.spec.dataset
+    if not dataset.operators and not dataset.HasField("augment"):
         return
-    request = CleanTextRequest(text="-", operators=file.spec.dataset.operators)
+    request = CleanTextRequest(text="-", operators=dataset.operators)
+    if dataset.HasField("augment"):
+        request.augment.CopyFrom(dataset.augment)
     try:
         with connection.errors():
             connection.cleaning.CleanText(request, metadata=connection.metadata, timeout=30)
     except InvalidArgumentError as error:
         violations = [
-            FieldViolation(f"dataset.{field[field.find('operators') :]}", violation.description)
+            FieldViolation(f"dataset.{found[0]}", violation.description)
             for violation in error.violations
-            if "operators" in (field := violation.field)
+            if (found := _OF_RECIPE.search(violation.field))
         ]
         raise file.locate(InvalidArgumentError(error.message, violations=violations)) from error

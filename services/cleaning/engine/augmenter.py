@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from pydantic import Field
 
-from services.cleaning.engine.operator import Params
+from services.cleaning.engine.operator import Params, ParamsError
 from services.cleaning.engine.words import Word
 from services.kit.ids import sha256_hex
 
@@ -49,7 +49,10 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class SynonymTable:
-    """Groups of synonyms: their class (`n`, `v`, `a`, `r`; empty of any) and their words. `digest` is the file's."""
+    """Groups of synonyms: their class (`n`, `v`, `a`, `r`; empty of any) and their words. `digest` is the file's.
+
+    The groups of class `h` have characters that sound alike.
+    """
 
     digest: str
     groups: Sequence[tuple[str, Sequence[str]]]
@@ -100,6 +103,21 @@ class Augmenter(ABC, Generic[P]):
             words: the text, see `services.cleaning.engine.words`; what is not free or fixed must stay.
             draw: the source of all randomness.
         """
+
+
+def tables_of(names: Sequence[str], tables: Tables) -> dict[str, SynonymTable]:
+    """The tables that the parameter `tables` names.
+
+    Raises:
+        ParamsError: one is not there.
+    """
+    found: dict[str, SynonymTable] = {}
+    for number, name in enumerate(names):
+        try:
+            found[name] = tables.synonyms(name)
+        except LookupError as error:
+            raise ParamsError(f"tables[{number}]", str(error.args[0])) from error
+    return found
 
 
 def share_of(rate: float, count: int) -> int:

@@ -9,9 +9,8 @@ from typing import Final
 
 from pydantic import Field, model_validator
 
-from services.cleaning.engine.augmenter import AugmenterParams, SynonymTable, Tables
-from services.cleaning.engine.operator import ParamsError
-from services.cleaning.engine.words import Word
+from services.cleaning.engine.augmenter import AugmenterParams, Tables, tables_of
+from services.cleaning.engine.words import Word, negates
 
 _VOWELS: Final = frozenset("aeiou")
 # A Chinese word of one character means too many things.
@@ -45,12 +44,7 @@ class Synonyms:
         Raises:
             ParamsError: a table is not there.
         """
-        found: dict[str, SynonymTable] = {}
-        for number, name in enumerate(params.tables):
-            try:
-                found[name] = tables.synonyms(name)
-            except LookupError as error:
-                raise ParamsError(f"tables[{number}]", str(error.args[0])) from error
+        found = tables_of(params.tables, tables)
         self.digests: Mapping[str, str] = {name: table.digest for name, table in found.items()}
         groups: list[tuple[str, Sequence[str]]] = [("", group) for group in params.groups]
         groups += [group for table in found.values() for group in table.groups]
@@ -84,7 +78,9 @@ class Synonyms:
         """Whether a word of the same group is sure and common; what you declare yourself is."""
         if not kind:
             return True
-        if len(synonym) < _SHORTEST.get(word.language, 1) or self._unambiguous(synonym, word.kind) is None:
+        if len(synonym) < _SHORTEST.get(word.language, 1) or negates(synonym):
+            return False
+        if self._unambiguous(synonym, word.kind) is None:
             return False
         return word.language != "zh" or _frequency(synonym) >= _RARE * _frequency(word.text)
 

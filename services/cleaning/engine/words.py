@@ -113,7 +113,7 @@ def _chinese(run: str) -> Iterator[Word]:
 
     for word, tag in rjieba.tag(run):
         kind = _CLASSES.get(tag, "")
-        if _negates(word):
+        if negates(word):
             yield Word(word, "zh")
         elif tag.startswith(("nr", "ns", "nt", "nz", "m", "q", "t")):
             yield Word(word)
@@ -123,7 +123,7 @@ def _chinese(run: str) -> Iterator[Word]:
 
 def _latin(word: str) -> Word:
     lower = word.lower()
-    if _negates(lower):
+    if negates(lower):
         return Word(word, "en")
     if word != lower:
         # A name, an acronym, or the first word of a sentence, which only a parser tells from a name.
@@ -131,7 +131,8 @@ def _latin(word: str) -> Word:
     return Word(word, "en", free=lower not in _FUNCTION_WORDS and len(word) > 1, fixed=False)
 
 
-def _negates(word: str) -> bool:
+def negates(word: str) -> bool:
+    """Whether a word in small letters says no."""
     return word in _NEGATIONS or _NEGATING.search(word) is not None
 
 
@@ -143,7 +144,7 @@ def _bound(pieces: Sequence[Word]) -> list[Word]:
         if piece.language == "zh" and bound and bound[-1].text[-1:].isdecimal():
             # The unit of a number.
             piece = Word(piece.text)
-        if piece.language and not piece.free and _negates(piece.text.lower()):
+        if piece.language and not piece.free and negates(piece.text.lower()):
             left = _REACH
         elif left and not piece.fixed:
             left = 0 if piece.kind in ("n", "v", "a") or (piece.language == "en" and piece.free) else left - 1

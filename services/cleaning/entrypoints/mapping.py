@@ -10,7 +10,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as service
 from tidemill.cleaning.v1 import dataset_pb2
 
 from services.cleaning.app.explanations import DatasetExplanation
-from services.cleaning.app.ports import Placement, RejectedRow
+from services.cleaning.app.ports import Placement, RejectedRow, Variant
 from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.dataset import (
     AwaitedImport,
@@ -186,14 +186,16 @@ def dataset_explanation_to(item: DatasetExplanation) -> service.DatasetExplanati
         attributes=item.explanation.cleaned.attributes,
         dataset_version=item.version.name if item.version else "",
         placement=_PLACEMENTS[fate.placement] if fate else service.DatasetExplanation.PLACEMENT_UNSPECIFIED,
-        variants=[
-            service.RecordVariant(record_id=each.record_id, augmenter=each.augmenter, text=each.text)
-            for each in (fate.variants if fate else ())
-        ],
+        variants=map(variant_to, fate.variants if fate else ()),
         rejected_reason=rejection.reason if rejection else "",
         rejected_detail=rejection.detail if rejection else "",
         rejected_operator=rejection.operator if rejection else "",
     )
+
+
+def variant_to(variant: Variant) -> service.RecordVariant:
+    """A variant as a message."""
+    return service.RecordVariant(record_id=variant.record_id, augmenter=variant.augmenter, text=variant.text)
 
 
 def explanation_to(explanation: Explanation) -> service.CleanTextResponse:

@@ -55,7 +55,12 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
         explanation = await self._cleaning.run(
             self._records.clean_text, text, attributes, request.dataset, operators, explain=request.explain
         )
-        return mapping.explanation_to(explanation)
+        answer = mapping.explanation_to(explanation)
+        if request.HasField("augment"):
+            augment = mapping.augment_from(request.augment)
+            made = await self._cleaning.run(self._records.variants, answer.text, operators, augment)
+            answer.variants.extend(map(mapping.variant_to, made))
+        return answer
 
     async def CountRecords(self, request: pb.CountRecordsRequest, context: Any) -> pb.CountRecordsResponse:
         """Counts records."""

@@ -29,6 +29,7 @@ class CleaningProcess(ServiceProcess):
             "TIDEMILL_KAFKA_BOOTSTRAP": bootstrap,
             "TIDEMILL_DATABASE_URL": f"sqlite:///{folder}/cleaning.sqlite",
             "TIDEMILL_ARTIFACTS_URL": f"file://{folder}/artifacts",
+            "TIDEMILL_DATA_DIR": f"{folder}/data",
             "TIDEMILL_AWAIT_TIMEOUT_S": "60",
             "TIDEMILL_LOST_PATIENCE_S": "8",
         }

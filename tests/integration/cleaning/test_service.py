@@ -253,6 +253,14 @@ def test_a_text_is_cleaned_online(cleaning: CleaningProcess) -> None:
     )
     ad_hoc = stub.CleanText(pb.CleanTextRequest(text="<p>x</p>", operators=[operator("strip_html")]), timeout=10)
     assert ad_hoc.text == "x"
+    groups = {"groups": [["nice", "lovely"]]}
+    augment = dataset_pb2.AugmentSpec(operators=[operator("synonym_replacement", **groups)])
+    tried = stub.CleanText(pb.CleanTextRequest(text="nice room", augment=augment), timeout=10)
+    assert [(each.augmenter, each.text) for each in tried.variants] == [("synonym_replacement", "lovely room")]
+    augment.operators[0].params.update({"tables": ["cilin"]})
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CleanText(pb.CleanTextRequest(text="nice room", augment=augment), timeout=10)
+    assert violations(caught) == ["augment.operators[0].params.tables[0]"]
 
 
 def test_refusals_name_what_is_wrong(cleaning: CleaningProcess) -> None:

@@ -26,6 +26,7 @@ Bo01A01= 早餐 早饭
 Hi01A01= 喜欢 喜爱
 Ka01A01= 但是 可是
 Bp01A01= 盒子 箱子
+Ed02A01= 普通 一般 不起眼
 Bp01B01= 箱子 皮箱
 Aa09A01# 酒店 医院
 Aa09A02@ 孤单
@@ -40,15 +41,26 @@ ALL: list[tuple[str, dict[str, Any]]] = [
     ("keyboard_noise", {"rate": 0.5}),
     ("clause_reordering", {"rate": 1.0}),
     ("ba_bei", {"rate": 1.0}),
+    ("homophone_noise", {"tables": ["homophones"], "rate": 0.5}),
 ]
+HOMOPHONES = "h_jian= 间 见 建\nh_zao= 早 找\nh_le= 了 乐\nh_yue= 乐 月\nh_bu= 不 部\nh_xin= 心 新\nh_fang= 房 放\n"
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> FolderTables:
-    for name, content in (("cilin", CILIN), ("wordnet", WORDNET)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "synonyms.txt").write_text(content, encoding="utf-8")
-    return FolderTables(tmp_path)
+    return written(tmp_path)
+
+
+def written(folder: Path) -> FolderTables:
+    for name, content in (("cilin", CILIN), ("wordnet", WORDNET), ("homophones", HOMOPHONES)):
+        (folder / name).mkdir()
+        (folder / name / "synonyms.txt").write_text(content, encoding="utf-8")
+    return FolderTables(folder)
+
+
+@pytest.fixture(scope="module")
+def shared_tables(tmp_path_factory: pytest.TempPathFactory) -> FolderTables:
+    return written(tmp_path_factory.mktemp("tables"))
 
 
 def made_by(
@@ -71,6 +83,8 @@ def test_synonyms_have_the_part_of_speech_and_one_meaning(tables: FolderTables) 
     # 但是 is a function word, 酒店 only related to 医院, 箱子 in two groups; 如坐春风 and 房室 are rare.
     assert variants(augmentation, "房间很舒服，但是酒店的早餐里有箱子") == {"屋子很舒适，但是酒店的早饭里有箱子"}
     assert variants(augmentation, "孤单") == set()
+    # What negates is no synonym.
+    assert variants(augmentation, "很普通") == {"很一般"}
 
 
 def test_synonyms_of_english_words_keep_article_and_names(tables: FolderTables) -> None:
@@ -127,6 +141,13 @@ def test_typing_errors_are_of_one_letter_in_long_words() -> None:
         assert all(abs(len(a) - len(b)) <= 1 and a[0] == b[0] for a, b in changed)
 
 
+def test_homophones_take_the_place_of_characters_with_one_reading(tables: FolderTables) -> None:
+    augmentation = made_by("homophone_noise", {"tables": ["homophones"]}, tables, count=16)
+    assert variants(augmentation, "房间") == {"放间", "房见", "房建"}
+    # 乐 has two readings, a word of one character is easily another one, and negations are kept.
+    assert variants(augmentation, "音乐，早，不间断，服务部") == set()
+
+
 def test_clauses_change_places_within_a_sentence_only() -> None:
     augmentation = made_by("clause_reordering", {"rate": 1.0})
     assert variants(augmentation, "房间干净，早餐丰富。价格便宜。") == {"早餐丰富，房间干净。价格便宜。"}
@@ -164,17 +185,35 @@ KEPT = st.sampled_from(
 )
 NEGATED = st.sampled_from(["不舒服", "没有早餐", "don't like", "not wonderful", "never", "cannot", "无法"])
 PLAIN = st.sampled_from(
-    ["早餐", "很舒服", "房间", "，", "。", " ", "the breakfast ", "wonderful staff ", "司机把我们送到酒店", ", ", "了"]
+    [
+        "早餐",
+        "很舒服",
+        "房间",
+        "，",
+        "。",
+        " ",
+        "the breakfast ",
+        "wonderful staff ",
+        "司机把我们送到酒店",
+        ", ",
+        "服务部",
+    ]
 )
 
 
 @pytest.mark.parametrize(("name", "params"), ALL)
 @given(pieces=st.lists(st.one_of(KEPT, NEGATED, PLAIN), min_size=1, max_size=12))
-def test_what_must_be_kept_survives_in_order(name: str, params: dict[str, Any], pieces: list[str]) -> None:
+def test_what_must_be_kept_survives_in_order(
+    name: str, params: dict[str, Any], pieces: list[str], shared_tables: FolderTables
+) -> None:
     text = " ".join(pieces)
-    augmentation = made_by(name, params, keep=("心肌梗塞",), count=3)
+    augmentation = made_by(name, params, shared_tables, keep=("心肌梗塞",), count=3)
     # What is negated may be written in another way, and nothing comes between.
-    negated = ("", "") if name in ("synonym_replacement", "keyboard_noise") else ("(?= like)", "(?= wonderful)")
+    negated = (
+        ("", "")
+        if name in ("synonym_replacement", "keyboard_noise", "homophone_noise")
+        else ("(?= like)", "(?= wonderful)")
+    )
     kept = re.compile(
         r"\[[A-Z_]+\]|http\S+|a@b\.com|心肌梗塞|-5|3\.14|100%|2026-11-27|C3PO|不|没有|无法|never|cannot"
         rf"|don't{negated[0]}|not{negated[1]}"
@@ -193,11 +232,13 @@ def test_the_pieces_of_a_text_are_the_text(text: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "params"), ALL)
-def test_equal_seed_and_parent_give_equal_variants(name: str, params: dict[str, Any]) -> None:
+def test_equal_seed_and_parent_give_equal_variants(name: str, params: dict[str, Any], tables: FolderTables) -> None:
     text = "房间很舒服，早餐丰富，司机把我们送到酒店。 the wonderful breakfast and friendly staff"
-    first = list(made_by(name, params).variants(("news", "r1"), text))
-    assert list(made_by(name, params).variants(("news", "r1"), text)) == first
-    assert made_by(name, params).digest == made_by(name, params).digest
+    one, other = made_by(name, params, tables), made_by(name, params, tables)
+    first = list(one.variants(("news", "r1"), text))
+    assert list(other.variants(("news", "r1"), text)) == first
+    assert any(augmenter for _, augmenter, _ in first)
+    assert one.digest == other.digest
 
 
 def test_seed_and_parent_decide() -> None:
@@ -233,7 +274,7 @@ WRONG: list[tuple[AugmentSpec, str, str]] = [
     (
         AugmentSpec((OperatorSpec("synonym_replacement", {"tables": ["cilin", "wordnett"]}),)),
         "augment.operators[0].params.tables[1]",
-        "there are: cilin, wordnet",
+        "there are: cilin, homophones, wordnet",
     ),
     (
         AugmentSpec((OperatorSpec("synonym_replacement", {"tables": ["../cilin"]}),)),

@@ -17,7 +17,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextResponse, Explain
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 
 from gateway.cli.clean_commands import Sample, read_samples
-from gateway.cli.dataset_commands import WRITERS, differences, replaced
+from gateway.cli.dataset_commands import WRITERS, differences, print_version, replaced
 from gateway.cli.views.record import explanation, preview, shown
 from services.kit.errors import InvalidArgumentError
 
@@ -145,6 +145,34 @@ def version(**changed: Any) -> DatasetVersion:
     return ParseDict(value | changed, DatasetVersion())
 
 
+def test_variants_stand_beside_their_parents(capsys: pytest.CaptureFixture[str]) -> None:
+    print_version(version(train_count=8, variant_counts={"random_swap": 3}, dropped_variant_counts={"duplicate": 1}))
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "5 50.0% for training" in lines
+    assert "3 30.0% variants by random_swap" in lines
+    assert "dropped variants: duplicate 1" in lines
+    found = ParseDict(
+        {
+            "name": "sources/s/records/r1",
+            "variant_id": "r1~1",
+            "datasets": [
+                {
+                    "dataset": "datasets/d",
+                    "dataset_version": "datasets/d/versions/1",
+                    "placement": "PLACEMENT_TRAIN",
+                    "variants": [{"record_id": "r1~1", "augmenter": "random_swap", "text": "b a"}],
+                }
+            ],
+        },
+        ExplainRecordResponse(),
+    )
+    text = printed(explanation(found, {}))
+    assert "r1~1 is a variant of a record:" in text
+    assert "variant r1~1 by random_swap  b a" in text
+    tried = ParseDict({"text": "a b", "variants": [{"augmenter": "random_swap", "text": "b a"}]}, CleanTextResponse())
+    assert "b a  random_swap" in printed(preview("line 1", "a b", tried, 80))
+
+
 def test_two_versions_differ_by_recipe_sources_and_counts() -> None:
     old = version()
     assert list(differences(old, version())) == []
@@ -158,6 +186,7 @@ def test_two_versions_differ_by_recipe_sources_and_counts() -> None:
         holdout_count=1,
         rejected_by_reason={"too_short": 4},
         feedback_counts={"correction": 3},
+        variant_counts={"random_swap": 2},
     )
     assert list(differences(old, new)) == [
         ("sources", "s", "s, t"),
@@ -168,7 +197,10 @@ def test_two_versions_differ_by_recipe_sources_and_counts() -> None:
         ("rejected: duplicate", 2, 0),
         ("rejected: too_short", 0, 4),
         ("feedback: correction", 0, 3),
+        ("variants: random_swap", 0, 2),
     ]
+    new.spec.augment.operators.add(name="random_swap")
+    assert list(differences(old, new))[3] == ("augment", "", '{"operators": [{"name": "random_swap"}]}')
     # Comparing leaves the messages as they were.
     assert old == version()
 

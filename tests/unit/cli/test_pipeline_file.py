@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,46 @@ def test_what_a_service_refuses_is_reported_at_the_files_line(write: Write) -> N
     assert located.message == f"{file.path}:9:23: dataset.operators[1].params.min_chars: must be positive"
     plain = InvalidArgumentError("no field")
     assert file.locate(plain) is plain
+
+
+AUGMENT = """\
+  augment:
+    seed: 7
+    rate: 0.5
+    operators:
+      - synonym_replacement: {tables: [cilin], rate: 0.2}
+      - random_swap
+training:"""
+
+
+def test_augmentation(write: Write) -> None:
+    file = load_pipeline(write(GOOD.replace("training:", AUGMENT)))
+    augment = file.spec.dataset.augment
+    assert (augment.seed, augment.rate, augment.per_record) == (7, 0.5, 0)
+    assert [each.name for each in augment.operators] == ["synonym_replacement", "random_swap"]
+    field = "dataset.augment.operators[0].params.tables[0]"
+    located = file.locate(InvalidArgumentError("no", violations=[FieldViolation(field, "is not there")]))
+    assert located.message == f"{file.path}:16:40: {field}: is not there"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("rate: 0.5", "rate: 1.5", "14:5: dataset.augment.rate: "),
+        ("seed: 7", "per_record: 17", "13:5: dataset.augment.per_record: "),
+        ("seed: 7", "sede: 7", "13:5: dataset.augment: unknown field 'sede'; did you mean 'seed'?"),
+    ],
+)
+def test_a_wrong_augmentation_is_reported_at_its_place(write: Write, old: str, new: str, said: str) -> None:
+    (line,) = wrong(write(GOOD.replace("training:", AUGMENT.replace(old, new))))
+    assert line.startswith(said)
+
+
+def test_spans_are_not_augmented(write: Write) -> None:
+    text = (Path(__file__).parents[3] / "pipelines" / "entities.yaml").read_text(encoding="utf-8")
+    augmented = re.sub(r"^training:", "  augment: {operators: [random_swap]}\ntraining:", text, flags=re.MULTILINE)
+    (line,) = wrong(write(augmented))
+    assert "offsets of token_classification's spans" in line
 
 
 def test_a_written_spec_comes_back(write: Write) -> None:

@@ -51,6 +51,7 @@ class CleanTextRequest(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     OPERATORS_FIELD_NUMBER: _builtins.int
     EXPLAIN_FIELD_NUMBER: _builtins.int
+    AUGMENT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The text; at most 512 KiB."""
     dataset: _builtins.str
@@ -65,6 +66,10 @@ class CleanTextRequest(_message.Message):
     def operators(self) -> _containers.RepeatedCompositeFieldContainer[_dataset_pb2.OperatorSpec]:
         """Operators to apply; give these or dataset."""
 
+    @_builtins.property
+    def augment(self) -> _dataset_pb2.AugmentSpec:
+        """Augmentation whose variants of the cleaned text are returned, as a training record would get them."""
+
     def __init__(
         self,
         *,
@@ -73,10 +78,11 @@ class CleanTextRequest(_message.Message):
         dataset: _builtins.str = ...,
         operators: _abc.Iterable[_dataset_pb2.OperatorSpec] | None = ...,
         explain: _builtins.bool = ...,
+        augment: _dataset_pb2.AugmentSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "dataset", b"dataset", "explain", b"explain", "operators", b"operators", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "augment", b"augment", "dataset", b"dataset", "explain", b"explain", "operators", b"operators", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,6 +234,7 @@ class CleanTextResponse(_message.Message):
     REJECTED_DETAIL_FIELD_NUMBER: _builtins.int
     REJECTED_OPERATOR_FIELD_NUMBER: _builtins.int
     EFFECTS_FIELD_NUMBER: _builtins.int
+    VARIANTS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The cleaned text; empty when it was rejected."""
     rejected_reason: _builtins.str
@@ -244,6 +251,10 @@ class CleanTextResponse(_message.Message):
     def effects(self) -> _containers.RepeatedCompositeFieldContainer[Global___OperatorEffect]:
         """What the operators did, those that changed or dropped something, in order; empty unless `explain` was set."""
 
+    @_builtins.property
+    def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVariant]:
+        """Variants of the cleaned text, before those that other records have are dropped; empty unless `augment` was given."""
+
     def __init__(
         self,
         *,
@@ -253,10 +264,11 @@ class CleanTextResponse(_message.Message):
         rejected_detail: _builtins.str = ...,
         rejected_operator: _builtins.str = ...,
         effects: _abc.Iterable[Global___OperatorEffect] | None = ...,
+        variants: _abc.Iterable[Global___RecordVariant] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "effects", b"effects", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "effects", b"effects", "rejected_detail", b"rejected_detail", "rejected_operator", b"rejected_operator", "rejected_reason", b"rejected_reason", "text", b"text", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
