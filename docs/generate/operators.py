@@ -31,7 +31,8 @@ augment:
     - synonym_replacement: {tables: [cilin], rate: 0.2}
     - random_deletion
 ```
-
+"""
+AUGMENTERS_RULES = """
 Each variant is made by one augmenter, which the seed draws: equal records, recipes and tables give equal variants, and
 so the same version. It is a record of its own, `<record>~1`, with the attributes of its parent; the columns
 `variant_of` and `variant_by` name the parent and the augmenter. It is erased with its parent.
@@ -40,6 +41,9 @@ Placeholders such as `[PHONE]`, addresses, whatever has a digit, names, negation
 under `keep` stay as they are, and what a negation negates stays beside it. A variant is dropped, and counted in the
 version and its card, if its text is that of any collected record or of another variant (also of a record of another
 label), or if it or its parent is a near duplicate of a text that is measured on.
+"""
+AUGMENTERS_TABLES = """
+## Tables
 
 Tables of synonyms lie on the mesh's machine, `<name>/synonyms.txt` in the folder of example data (`TIDEMILL_DATA_DIR`),
 a group on each line as Cilin writes it: `Aa01A01= 人 人物 人士`. `tidemill run` and `tidemill dataset build` fetch
@@ -60,7 +64,8 @@ def augmenters_page(registry: Registry) -> str:
     """The page of augmenters."""
     kinds = {name: registry.operator_type(name) for name in registry.names}
     rows = ((f"[`{name}`](#{name})", _about(kind)[0]) for name, kind in kinds.items())
-    return _page([AUGMENTERS_HEAD, *table(("augmenter", "what it does"), rows)], kinds)
+    lines = [AUGMENTERS_HEAD, *table(("augmenter", "what it does"), rows), AUGMENTERS_RULES.rstrip()]
+    return _page(lines, kinds) + AUGMENTERS_TABLES
 
 
 def _page(lines: list[str], kinds: dict[str, type[Any]]) -> str:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class AugmenterParams(Params):
-    """`rate`: share of the words that are changed; at least one is."""
+    """`rate`: share of what can be changed that is; at least one is."""
 
     rate: float = Field(0.1, gt=0, le=1)
 

@@ -10,7 +10,7 @@ from typing import Final
 from pydantic import Field, model_validator
 
 from services.cleaning.engine.augmenter import AugmenterParams, Tables, tables_of
-from services.cleaning.engine.words import Word, negates
+from services.cleaning.engine.words import FUNCTION_WORDS, Word, negates
 
 _VOWELS: Final = frozenset("aeiou")
 # A Chinese word of one character means too many things.
@@ -78,7 +78,7 @@ class Synonyms:
         """Whether a word of the same group is sure and common; what you declare yourself is."""
         if not kind:
             return True
-        if len(synonym) < _SHORTEST.get(word.language, 1) or negates(synonym):
+        if len(synonym) < _SHORTEST.get(word.language, 1) or negates(synonym) or synonym in FUNCTION_WORDS:
             return False
         if self._unambiguous(synonym, word.kind) is None:
             return False

@@ -22,10 +22,10 @@ _PIECE: Final = re.compile(
 )
 _WORD_INSIDE: Final = re.compile(rf"[^\W{_HAN}]{{2}}")
 _NEGATION_WORDS: Final = """
-no not never none nothing nobody nor neither without cannot hardly barely scarcely 非 别 否 休 甭
+no not never none nor neither without cannot hardly barely scarcely 非 别 否 休 甭
 """
 _NEGATIONS: Final = frozenset(_NEGATION_WORDS.split())
-_NEGATING: Final = re.compile("[不没未无勿莫毋]|n['’]t$")
+_NEGATING: Final = re.compile("[不没未无勿莫毋]|n['’]t$|^no(?:thing|body|where)$")
 # A negation reaches to the next word with a meaning, at most this many words later.
 _REACH: Final = 3
 # What jieba calls them: nouns without names (nr, ns, nt, nz), verbs, adjectives, adverbs.
@@ -37,7 +37,8 @@ if in into is it its just me may might more most much must my of off on once onl
 she should so some such than that the their them then there these they this those through to too under until up us very
 was we were what when where which while who whom why will with would you your
 """
-_FUNCTION_WORDS: Final = frozenset(_FUNCTION.split())
+FUNCTION_WORDS: Final = frozenset(_FUNCTION.split())
+"""English words that are neither replaced nor written for another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +127,9 @@ def _latin(word: str) -> Word:
     if negates(lower):
         return Word(word, "en")
     if word != lower:
-        # A name, an acronym, or the first word of a sentence, which only a parser tells from a name.
+        # A name, an acronym, or the first word of a sentence, which a parser only could separate from it.
         return Word(word)
-    return Word(word, "en", free=lower not in _FUNCTION_WORDS and len(word) > 1, fixed=False)
+    return Word(word, "en", free=lower not in FUNCTION_WORDS and len(word) > 1, fixed=False)
 
 
 def negates(word: str) -> bool:

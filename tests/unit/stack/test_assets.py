@@ -126,6 +126,9 @@ railway_car%1:06:00:: 02963378 1 9
 big%3:00:01:: 01382086 1 83
 big%5:00:01:important:00 01276872 2 60
 large%3:00:00:: 01382086 1 106
+militia%1:14:00:: 08407468 1 5
+reserves%1:14:00:: 08407468 1 5
+reserve%2:31:00:: 00726112 1 17
 """
     assert list(groups_of(senses)) == [("n02961779", ["auto", "automobile", "car"])]
 

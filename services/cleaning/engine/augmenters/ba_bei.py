@@ -15,7 +15,7 @@ _BORDERS: Final = frozenset("，。！？；：、,.!?;:\n ")
 
 
 class BaBei(Augmenter[AugmenterParams]):
-    """Rewrites 他把门关上了 as 门被他关上了, and the other way round.
+    """Rewrites 司机把我们送到酒店 as 我们被司机送到酒店, and the other way round.
 
     Only where a clause consists of a noun or pronoun, 把 or 被, a noun or pronoun, and a verb with what follows.
     `rate` is a share of such clauses.
