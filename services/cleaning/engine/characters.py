@@ -44,6 +44,14 @@ def alnum_table() -> NDArray[np.bool_]:
 
 
 @cache
+def space_table() -> NDArray[np.bool_]:
+    """Whether a code point is white space; bool [0x110000]."""
+    import numpy as np
+
+    return np.fromiter((chr(code).isspace() for code in range(0x110000)), dtype=bool, count=0x110000)
+
+
+@cache
 def cjk_table() -> NDArray[np.bool_]:
     """Whether a code point counts as a word of its own; bool [0x110000]."""
     import numpy as np

@@ -10,19 +10,24 @@ from email.message import Message
 from pathlib import Path
 
 import pytest
+import yaml
 
 from infra.stack.assets import prepare
 from infra.stack.layout import Home
+from services.cleaning.engine.compiler import compile_recipe
+from services.cleaning.engine.registry import default_registry
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import SourceSpec
 from services.ingest.engine.formats.mail_folder import MailFolder
 from services.kit.config import home_dir
+from tests.recipes import parse_operators
 from tests.sources import file_sources, pull
 
 pytestmark = pytest.mark.real
 
 TRANSPORT = re.compile(r"^(?:Received|Return-Path|Delivered-To|MIME-Version|Content-Transfer-Encoding|X-Mailer):", re.M)
 ENCODED = re.compile(r"(?:^[A-Za-z0-9+/]{60,76}\n){3}", re.M)
+ADDRESS = re.compile(r"[\w.+-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}")
 ARMOR = re.compile(r"^-----BEGIN PGP (?P<what>[A-Z ]+)-----$.*?^-----END PGP (?P=what)-----$", re.M | re.S)
 
 
@@ -107,3 +112,26 @@ def test_no_text_has_headers_boundaries_or_encoded_attachments(folder: Path, pie
     paths = [record.attributes["path"] for record in records]
     found = found_in((path, record.text, messages[path]) for path, record in zip(paths, records, strict=True))
     assert found == {"headers": QUOTING, "boundaries": set(), "base64": set(), "begins": set()}
+
+
+def test_the_recipe_of_the_pipeline_leaves_no_headers_and_no_addresses(pieces: list[RawRecord | Refusal]) -> None:
+    pipeline = yaml.safe_load((Path(__file__).parents[3] / "pipelines" / "emails.yaml").read_text(encoding="utf-8"))
+    recipe = compile_recipe(default_registry(), parse_operators(pipeline["dataset"]["operators"]))
+    records = [piece for piece in pieces if isinstance(piece, RawRecord)]
+    pairs = [
+        (record.text, {name: value for name, value in record.attributes.items() if name in ("label", "subject")})
+        for record in records
+    ]
+    kept = [
+        (record.attributes["path"].partition(".")[0], verdict)
+        for record, verdict in zip(records, recipe.clean_batch(pairs), strict=True)
+        if verdict.rejection is None
+    ]
+    assert len(kept) > 5900
+    # A sentence that begins like a header, and a joke about one.
+    assert {path for path, each in kept if TRANSPORT.search(each.text)} == {"easy-ham-2/01018"}
+    assert not [path for path, each in kept if re.search(r"^--\S.*\nContent-", each.text, re.M)]
+    assert not [path for path, each in kept if ENCODED.search(each.text)]
+    texts = ((path, text) for path, each in kept for text in (each.text, *each.attributes.values()))
+    # A message's id in a sentence, which is not an address, and one with a line of ornaments joined to it.
+    assert {path for path, text in texts if ADDRESS.search(text)} <= {"easy-ham-1/01182", "spam-2/00028"}

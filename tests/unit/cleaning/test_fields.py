@@ -24,6 +24,9 @@ FILTERS: list[tuple[dict[str, Any], str, str]] = [
     ({"alnum_filter": {}}, "?!?!?!?!", "low_alnum"),
     ({"repetition_filter": {}}, "buy now! " * 100, "repetitive"),
     ({"script_filter": {"scripts": ["latin"]}}, "都是汉字", "wrong_script"),
+    ({"symbol_filter": {"max_digits": 0.5}}, "1234567890", "many_digits"),
+    ({"word_filter": {"words": ["casino"], "max_count": 0}}, "The casino!", "listed_words"),
+    ({"language_filter": {"languages": ["en"]}}, "这是一个普通的中文句子，没有任何别的意思在里面。", "wrong_language"),
 ]
 
 

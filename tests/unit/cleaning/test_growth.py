@@ -33,6 +33,9 @@ PARAMS: Final[dict[str, list[dict[str, Any]]]] = {
     "first_line_to_field": [{"field": "head"}],
     "script_filter": [{"scripts": ["han"]}],
     "length_filter": [{"min_chars": 1, "min_words": 1}],
+    "symbol_filter": [{"max_symbols": 0.5, "max_digits": 0.5}],
+    "word_filter": [{"words": ["a", "ab1", "a b", "good buy", "中", "的國"], "max_count": 3}],
+    "language_filter": [{"languages": ["en"]}],
 }
 # fmt: off
 MARKUP = [
@@ -52,6 +55,10 @@ SIGNS = [
     "-", "+", "=", "1", "1.", "1,", "1:", "1-", "(", "@", "a@", "a.b@", "a@b.", "password=", "://", "://a:b@",
     "born 1 ", "1985年", "+1 ", "DE", "In article <", "References: ", "> ", "good ", "buy now! ", "好评！", "'", '"',
     "''", "\ufdfa", "x= ",
+    "-- \n", "--\n", "> a\n", ">", "On 1 wrote:\n", "On <a@b> wrote:\n> a\n", "在1写道：\n",
+    "-----Original Message-----\n", "-----BEGIN PGP SIGNATURE-----\n", "-----BEGIN PGP SIGNED MESSAGE-----\n",
+    "__________\n", "__________\nunsubscribe\n", "*", "* ",
+    "Received: a\n", "Content-Type: a/b\n", "--=_b\nContent-Type: a/b\n", "A: b\n", "A: b\n\n", "Sent from my a\n",
 ]
 # fmt: on
 MASKED = sorted({sign for rule in rules_of(frozenset(KINDS)) for sign in rule.signs})

@@ -15,6 +15,9 @@ from tests.recipes import parse_operators
 
 REGISTRY = default_registry()
 MINIMAL_PARAMS: dict[str, dict[str, Any]] = {
+    "language_filter": {"languages": ["en"]},
+    "symbol_filter": {"max_symbols": 0.9},
+    "word_filter": {"words": ["casino"], "max_count": 0},
     "regex_replace": {"pattern": "a"},
     "term_map": {"terms": {"a": "b"}},
     "script_filter": {"scripts": ["latin"]},

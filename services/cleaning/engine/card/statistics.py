@@ -6,10 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
 from services.cleaning.domain.augmentation import OPERATOR_COLUMN, PARENT_COLUMN
+from services.cleaning.engine.languages import likeliest_language
 
 MAX_LABEL_VALUES = 50
 """An attribute with more distinct values is only counted, not taken for a label."""
@@ -132,18 +131,8 @@ def language_of(text: str) -> str:
     # A Chinese character says more than a Latin letter.
     if letters < _SHORTEST and sum(ord(c) > 0x2E7F for c in head) < _SHORTEST // 3:
         return _UNKNOWN
-    code, sure = _identifier().classify(head)
-    return str(code) if sure >= _SURE else _UNKNOWN
-
-
-@cache
-def _identifier() -> Any:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    # Without the few of three letters: short texts in standard Chinese would count as Wu or Cantonese.
-    identifier.set_languages([code for code in identifier.nb_classes if len(code) == 2])
-    return identifier
+    code, sure = likeliest_language(head)
+    return code if sure >= _SURE else _UNKNOWN
 
 
 def _step(bits: int) -> str:
