@@ -19,9 +19,10 @@ COLUMNS = (PARENT_COLUMN, OPERATOR_COLUMN)
 """Columns of an augmented data set; empty of records that are not variants."""
 
 # Why there is no variant: no augmenter can change the text; another record or variant has this text; the variant, or
-# already its parent, is a near duplicate of a text of the hold-out; a collected record has its id; it is too large.
+# already its parent, is a near duplicate of a text of the hold-out; a collected record has its id; it is too large; the
+# augmenter has a bug.
 _UNCHANGED, _DUPLICATE, _NEAR, _PARENT_NEAR = "nothing_to_change", "duplicate", "near_holdout", "parent_near_holdout"
-_TAKEN, _TOO_LARGE = "id_taken", "too_large"
+_TAKEN, _TOO_LARGE, _FAILED = "id_taken", "too_large", "augmenter_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ def make_variants(
             continue
         for number, augmenter, text in augmentation.variants((parent.source, parent.record_id), parent.text):
             name = variant_id(parent.record_id, number)
-            if not augmenter:
-                dropped[_UNCHANGED] += 1
+            if not text:
+                dropped[_FAILED if augmenter else _UNCHANGED] += 1
             elif (parent.source, name) in ids:
                 dropped[_TAKEN] += 1
             elif utf8_size(text) > MAX_TEXT_BYTES:

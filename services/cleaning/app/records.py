@@ -107,7 +107,7 @@ class Records:
         augmentation = self._recipes.augmentation(DatasetSpec((), tuple(operators), augment=augment))
         assert augmentation is not None
         made = augmentation.variants(("", ""), text)
-        return [Variant(variant_id("", number), name, variant) for number, name, variant in made if name]
+        return [Variant(variant_id("", number), name, variant) for number, name, variant in made if variant]
 
     def record(self, record_id: str, source: str = "") -> CollectedRecord:
         """A record and its verdicts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,8 @@ from services.cleaning.engine.augmenter import Augmenter, Draw, Tables
 from services.cleaning.engine.registry import Registry
 from services.cleaning.engine.words import Terms, split_words
 from services.kit.ids import content_digest
+
+logger = logging.getLogger(__name__)
 
 MAX_PER_RECORD = 16
 _PLACE = "augment"
@@ -33,7 +36,9 @@ class Augmentation:
         return Draw(str(self.spec.seed), *record).below(1_000_000) < self.spec.rate * 1_000_000
 
     def variants(self, record: RecordKey, text: str) -> Iterator[tuple[int, str, str]]:
-        """Number from 1, augmenter and text of each variant; both empty if no augmenter can change anything.
+        """Number from 1, augmenter and text of each variant.
+
+        Both are empty if no augmenter can change anything; the text alone is where the augmenter failed.
 
         Args:
             record: source and id of the parent.
@@ -43,7 +48,12 @@ class Augmentation:
         for number in range(1, self.spec.per_record + 1):
             draw = Draw(str(self.spec.seed), *record, str(number))
             for augmenter in draw.some(self.augmenters, len(self.augmenters)):
-                made = augmenter.vary(words, draw)
+                try:
+                    made = augmenter.vary(words, draw)
+                except Exception:
+                    # A bug of an augmenter on one text must not stop the others.
+                    logger.exception("the augmenter %s failed on a record", augmenter.name)
+                    made = ""
                 if made is not None and made != text:
                     yield number, augmenter.name, made
                     break

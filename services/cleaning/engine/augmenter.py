@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Protocol, TypeVar
 
@@ -15,6 +15,7 @@ from services.cleaning.engine.words import Word
 from services.kit.ids import sha256_hex
 
 T = TypeVar("T")
+_FEW = 4
 
 
 class AugmenterParams(Params):
@@ -41,10 +42,18 @@ class Draw:
         """One of the items."""
         return items[self.below(len(items))]
 
+    def few(self, items: Sequence[T]) -> Iterator[T]:
+        """A few of the items, with repetition."""
+        return (self.pick(items) for _ in range(_FEW if items else 0))
+
     def some(self, items: Sequence[T], count: int) -> list[T]:
         """`count` of the items without repetition, in random order; all if there are fewer."""
-        left = list(items)
-        return [left.pop(self.below(len(left))) for _ in range(min(count, len(left)))]
+        left, found = list(items), []
+        for _ in range(min(count, len(left))):
+            at = self.below(len(left))
+            left[at], left[-1] = left[-1], left[at]
+            found.append(left.pop())
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 
 _HAN: Final = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-# In this order: what is kept, a run of Chinese, a word of letters; anything else is a single character.
+# In this order: what is kept, a run of Chinese, a word of letters; anything else is a single character. What is read
+# before it is known to be one of them is short, so that the time is linear.
 _PIECE: Final = re.compile(
-    rf"(?P<kept>\[[^\[\]\s]{{1,64}}\]|\w+://[^\s{_HAN}]+|[\w.+-]+@[\w-]+\.[\w.-]+"
-    rf"|[^\W{_HAN}]*\d(?:[^\W{_HAN}]|[.,:/%-](?=\d))*%?)"
+    rf"(?P<kept>\[[^\[\]\s]{{1,64}}\]|(?:[A-Za-z]{{2,12}}://|www\.)[^\s{_HAN}]+"
+    rf"|[^\W{_HAN}][^\s@{_HAN}]{{0,63}}@[\w-]{{1,63}}\.[^\s{_HAN}]+|[^\W{_HAN}]{{0,32}}\d(?:[^\W{_HAN}]|[.,:/%-](?=\d))*%?)"
     rf"|(?P<han>[{_HAN}]+)|(?P<word>[^\W\d_{_HAN}]+(?:['’][^\W\d_{_HAN}]+)*)|(?P<other>.)",
     re.DOTALL,
 )

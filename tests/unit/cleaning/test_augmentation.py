@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -16,9 +17,12 @@ from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.dataset import Dataset, DatasetSpec, HoldoutSpec, VersionState
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import RawRecord
+from services.cleaning.engine.augmenter import Draw
+from services.cleaning.engine.augmenters.random_deletion import RandomDeletion
 from services.cleaning.engine.card.markdown import markdown_card
 from services.cleaning.engine.contamination import near_to
 from services.cleaning.engine.registry import default_registry
+from services.cleaning.engine.words import Word
 from services.cleaning.entrypoints.mapping import spec_from, spec_to, version_to
 from services.kit.errors import NotFoundError
 from tests.recipes import parse_operators
@@ -133,6 +137,21 @@ def test_an_id_that_a_record_has_stays_the_records() -> None:
     content = compose([raw(1), taken], spec)
     assert {row.record_id: row.text for row in content.train}["r001~1"] == taken.text
     assert content.manifest["augmentation"]["dropped"] == {"id_taken": 1}
+
+
+def test_an_augmenter_that_fails_on_a_text_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    vary = RandomDeletion.vary
+
+    def fails(self: RandomDeletion, words: Sequence[Word], draw: Draw) -> str | None:
+        if any(word.text == "castle" for word in words):
+            raise ZeroDivisionError
+        return vary(self, words, draw)
+
+    monkeypatch.setattr(RandomDeletion, "vary", fails)
+    content = compose([raw(number) for number in range(40)], replace(SPEC, holdout=HoldoutSpec(0.0)))
+    about = content.manifest["augmentation"]
+    assert about["dropped"]["augmenter_failed"] >= 2
+    assert about["variants"]["random_deletion"] > 40
 
 
 def test_standard_terms_of_the_recipe_are_kept() -> None:

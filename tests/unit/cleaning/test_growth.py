@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from services.cleaning.adapters.synonym_tables import FolderTables
 from services.cleaning.domain.recipe import OperatorSpec
+from services.cleaning.engine.augmenter import Augmenter, Draw
 from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.limits import MAX_TEXT_BYTES
 from services.cleaning.engine.operator import Operator, RecordOperator, SetOperator, SetRecord
-from services.cleaning.engine.registry import own_registry
+from services.cleaning.engine.registry import own_augmenters, own_registry
+from services.cleaning.engine.words import Terms, split_words
 from services.masking.pii_patterns import KINDS, rules_of
 
-REGISTRY = own_registry()
+REGISTRY, AUGMENTERS = own_registry(), own_augmenters()
 # Each text is eight times as large as the one before: the time of a linear operator is about eight times as long, that
 # of a quadratic one 64 times. The largest is tried only where the others leave a doubt.
 SIZES: Final = (MAX_TEXT_BYTES // 256, MAX_TEXT_BYTES // 32, MAX_TEXT_BYTES // 4)
@@ -75,10 +79,12 @@ def repeated(unit: str, size: int) -> str:
     return unit * (size // len(unit.encode()))
 
 
-def work(operator: Operator[Any], text: str) -> Callable[[], object]:
+def work(operator: Operator[Any] | Augmenter[Any], text: str) -> Callable[[], object]:
     if isinstance(operator, SetOperator):
         records = [SetRecord("a", text, {"label": "x"}), SetRecord("b", f"{text} y", {"label": "y"})]
         return lambda: operator.judge(records)
+    if isinstance(operator, Augmenter):
+        return lambda: operator.vary(split_words(text, Terms(("b a", "中文"))), Draw("1"))
     assert isinstance(operator, RecordOperator)
     return lambda: operator.apply(Batch([(text, {"label": "x"})]))
 
@@ -89,7 +95,7 @@ def processor_time(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def grows_too_fast(operator: Operator[Any], before: str, unit: str, measures: int = 3) -> bool:
+def grows_too_fast(operator: Operator[Any] | Augmenter[Any], before: str, unit: str, measures: int = 3) -> bool:
     small, middle, large = (work(operator, before + repeated(unit, size - len(before))) for size in SIZES)
     longer = processor_time(middle)
     if longer <= NOISE or growth(small, middle, longer) <= DOUBTFUL_GROWTH:
@@ -119,6 +125,18 @@ def test_the_time_of_an_operator_grows_with_the_text_and_no_faster(name: str) ->
         processor_time(work(operator, "<p>warm <b>up</b></p> \u0301 中文 ÖÐ 13812345678"))
         slow = [(before, unit) for before, unit in texts(name) if grows_too_fast(operator, before, unit)]
         assert slow == []
+
+
+@pytest.mark.parametrize("name", AUGMENTERS.names)
+def test_the_time_of_an_augmenter_grows_with_the_text_and_no_faster(name: str, tmp_path: Path) -> None:
+    (tmp_path / "alike").mkdir()
+    (tmp_path / "alike" / "synonyms.txt").write_text("h= 的 地 得\nn= ab abc\n", encoding="utf-8")
+    params = {"tables": ["alike"]} if "tables" in AUGMENTERS.operator_type(name).params_type.model_fields else {}
+    augmenter = AUGMENTERS.build(OperatorSpec(name, {"rate": 0.5, **params}), 0, "operators", FolderTables(tmp_path))
+    processor_time(work(augmenter, "warm up, 中文"))
+    clauses = ["房间干净，", "我们被司机送到酒店，", "a.", "a_", "_", "abc ", "don't ", "[a"]
+    slow = [unit for unit in (*SIGNS, *clauses) if grows_too_fast(augmenter, "", unit)]
+    assert slow == []
 
 
 def test_an_operator_whose_time_is_quadratic_is_noticed() -> None:

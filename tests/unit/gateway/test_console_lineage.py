@@ -104,6 +104,11 @@ def test_a_funnel_begins_with_what_came_in() -> None:
         ("held out", 200, 0.09),
         ("feedback that is measured on", 9, 0.004),
     ]
+    augmented = DatasetVersion(records_in=10, train_count=12, variant_counts={"random_swap": 4})
+    assert [(part.what, part.count) for part in funnel(augmented)][1:3] == [
+        ("for training", 8),
+        ("variants by random_swap", 4),
+    ]
     shown = text_of(dataset_page(dataset_version()))
     assert "64 correction 9 held back 17 people" in shown
     assert "length_filter" in shown

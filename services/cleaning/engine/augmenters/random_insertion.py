@@ -28,11 +28,11 @@ class RandomInsertion(Augmenter[SynonymParams]):
         found = {at: synonyms for at in range(len(words)) if (synonyms := self._synonyms.of(words, at))}
         places = movable(words)
         texts = [word.text for word in words]
+        of = {language: [at for at in places if words[at].language == language] for language in ("zh", "en")}
         changed = False
         for source in draw.some(list(found), share_of(self.params.rate, len(places))):
             language = words[source].language
-            targets = [at for at in places if words[at].language == language]
-            if targets:
+            if targets := of[language]:
                 at = draw.pick(targets)
                 texts[at] = draw.pick(found[source]) + (" " if language == "en" else "") + texts[at]
                 changed = True

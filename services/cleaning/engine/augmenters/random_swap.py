@@ -14,13 +14,15 @@ class RandomSwap(Augmenter[AugmenterParams]):
     def vary(self, words: Sequence[Word], draw: Draw) -> str | None:
         """See the base class."""
         places = movable(words)
+        of = {language: [at for at in places if words[at].language == language] for language in ("zh", "en")}
+        if not places:
+            return None
         texts = [word.text for word in words]
         for _ in range(share_of(self.params.rate, len(places))):
-            if not places:
-                return None
             one = draw.pick(places)
-            others = [at for at in places if words[at].language == words[one].language and texts[at] != texts[one]]
-            if others:
-                other = draw.pick(others)
-                texts[one], texts[other] = texts[other], texts[one]
+            # Of a few, for the first may be the same word.
+            for other in draw.few(of[words[one].language]):
+                if texts[other] != texts[one]:
+                    texts[one], texts[other] = texts[other], texts[one]
+                    break
         return "".join(texts)
