@@ -263,6 +263,35 @@ def test_a_text_is_cleaned_online(cleaning: CleaningProcess) -> None:
     assert violations(caught) == ["augment.operators[0].params.tables[0]"]
 
 
+def test_an_augmented_version_counts_and_explains_its_variants(
+    cleaning: CleaningProcess, publisher: KafkaEventPublisher
+) -> None:
+    augment = dataset_pb2.AugmentSpec(operators=[operator("random_swap")], seed=3, per_record=2)
+    put(cleaning, "augmented", holdout=dataset_pb2.HoldoutSpec(fraction=0.2), augment=augment)
+    version = build(cleaning, "augmented", {"imports/augmented": 40})
+    texts = [f"big red house number {i} was built by three friends" for i in range(40)]
+    publisher.publish(
+        RECORDS_RAW, [raw_event(f"a{i}", "augmented", text, "imports/augmented") for i, text in enumerate(texts)]
+    )
+    ready = watch(cleaning, version)[-1]
+    assert ready.state == Version.STATE_READY
+    variants = ready.variant_counts["random_swap"]
+    originals = ready.train_count - variants
+    assert originals + ready.holdout_count == 40
+    assert variants + sum(ready.dropped_variant_counts.values()) == 2 * originals
+    assert variants > originals
+    folder = Path(ready.uri.removeprefix("file://"))
+    assert not any(pq.read_table(folder / "holdout.parquet")["variant_of"].to_pylist())
+    row = next(row for row in pq.read_table(folder / "train.parquet").to_pylist() if row["variant_of"])
+    request = pb.ExplainRecordRequest(record_id=row["record_id"], source="augmented")
+    found = cleaning.stub().ExplainRecord(request, timeout=10)
+    assert (found.record_id, found.variant_id) == (row["variant_of"], row["record_id"])
+    (made,) = found.datasets[0].variants
+    assert (made.record_id, made.augmenter, made.text) == (row["record_id"], row["variant_by"], row["text"])
+    again = build(cleaning, "augmented", {"imports/augmented": 40})
+    assert (again.name, again.reused) == (ready.name, True)
+
+
 def test_refusals_name_what_is_wrong(cleaning: CleaningProcess) -> None:
     stub = cleaning.stub()
     with pytest.raises(grpc.RpcError) as caught:
