@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from tidemill.ingest.v1 import ingest_service_pb2 as pb
 from tidemill.ingest.v1.ingest_events_pb2 import ImportCompleted, RecordIngested
 from tidemill.ingest.v1.record_pb2 import Record
-from tidemill.ingest.v1.source_import_pb2 import Import, JsonLinesSource, SourceSpec, TextFolderSource
+from tidemill.ingest.v1.source_import_pb2 import Import, JsonLinesSource, MailFolderSource, SourceSpec, TextFolderSource
 
 from services.kit.bus.topics import DEAD_LETTERS, INBOUND, INGEST_EVENTS, RECORDS_RAW
 from tests.integration.ingest.conftest import IngestProcess, messages_of
@@ -163,6 +163,33 @@ def test_a_folder_is_imported_and_found_again(ingest: IngestProcess, kafka_boots
     with pytest.raises(grpc.RpcError) as caught:
         create(ingest, SourceSpec(source="other", text_folder=spec.text_folder), "folder-1")
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_mailbox_is_imported_and_a_bad_message_is_a_dead_letter(
+    ingest: IngestProcess, kafka_bootstrap: str, tmp_path: Path
+) -> None:
+    start = b"From a@b.org Mon Aug  5 10:01:02 2002\n"
+    messages = [
+        b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\nDate: Mon, 05 Aug 2002 10:01:02 +0200\n"
+        b"Content-Transfer-Encoding: base64\nContent-Type: text/plain; charset=utf-8\n\n5L2g5aW9\n",
+        b"Subject: empty\nMessage-ID: <mailbox-refusal@b.org>\n\n",
+        b"Subject: last\n\nThe last one.\n",
+    ]
+    (tmp_path / "spam-1").mkdir()
+    (tmp_path / "spam-1" / "box").write_bytes(b"\n".join(start + message for message in messages))
+    mail = MailFolderSource(uri=tmp_path.as_uri(), path_pattern=r"(?P<label>ham|spam)-\d/")
+    begun = create(ingest, SourceSpec(source="mail", mail_folder=mail))
+    done = watch(ingest, begun.name)[-1]
+    assert (done.state, done.record_count, done.rejected_count) == (Import.STATE_SUCCEEDED, 2, 1)
+    found = messages_of(kafka_bootstrap, RECORDS_RAW, RecordIngested, begun.name)
+    records = {m.record.attributes["subject"]: m.record for _, m in found}
+    assert (records["Gr\u00fc\u00dfe"].text.strip(), records["last"].text.strip()) == ("\u4f60\u597d", "The last one.")
+    assert {record.attributes["label"] for record in records.values()} == {"spam"}
+    assert records["Gr\u00fc\u00dfe"].event_time.ToJsonString() == "2002-08-05T08:01:02Z"
+    ((headers, content),) = letters(kafka_bootstrap, begun.name.encode())
+    assert headers["dlq_location"].endswith(b"/spam-1/box:10")
+    assert headers["dlq_message"].endswith(b": Message 2: The message has no text.")
+    assert b"mailbox-refusal" in content
 
 
 def test_lines_are_imported_once_each_up_to_a_cap(ingest: IngestProcess, kafka_bootstrap: str, tmp_path: Path) -> None:
