@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -19,10 +19,18 @@ _MARKED: Final = re.compile(r"\{([a-z_]+)\|([^{}]*)\}")
 _Z: Final = 1.959964
 
 
-def sentences(half: str) -> list[Sentence]:
-    """The sentences of `dev` or `held_out`: a line each, `{kind|text}` around personal data, `\\n` for a line's end."""
-    lines = (FOLDER / f"{half}.txt").read_text(encoding="utf-8").splitlines()
-    return [marked(line) for line in lines if line and not line.startswith("# ")]
+def sentences(half: str, language: str = "") -> list[Sentence]:
+    """The sentences of `dev` or `held_out`: a line each, `{kind|text}` around personal data, `\\n` for a line's end.
+
+    `# kind language` heads each part; `language` (zh or en) chooses those of one.
+    """
+    found, wanted = [], True
+    for line in (FOLDER / f"{half}.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("# "):
+            wanted = line.endswith(language)
+        elif line and wanted:
+            found.append(marked(line))
+    return found
 
 
 def marked(line: str) -> Sentence:
@@ -64,27 +72,35 @@ class Score:
     """Missed spans of which a letter or a digit is left: the others were masked as another kind."""
 
 
-def score(texts: Iterable[Sentence], found: Iterable[Sequence[Span]], names: Mapping[str, str] | None = None) -> Score:
+def score(texts: Iterable[Sentence], found: Iterable[Sequence[Span]], *, whole: bool = True) -> Score:
     """Compares what was found with what is there.
 
     A span is right if it is of the same kind and has the same letters and digits, so that brackets and spaces around
-    a number do not matter, but a digit that stays does.
+    a number do not matter, but a digit that stays does. If not `whole`, spans that overlap are enough: other programs
+    draw the ends of a span elsewhere.
     """
     result = Score()
     for (text, spans), hits in zip(texts, found, strict=True):
         there, masked = {_core(text, span) for span in spans}, {_core(text, span) for span in hits}
         covered = {place for first, last, _ in masked for place in range(first, last)}
-        for span in there & masked:
-            result.counts[span[2]].right += 1
-        for first, last, kind in sorted(there - masked):
+        for span in there:
+            first, last, kind = span
+            if span in masked or (not whole and any(_overlap(span, other) for other in masked)):
+                result.counts[kind].right += 1
+                continue
             result.counts[kind].missed += 1
-            left = any(text[place].isalnum() for place in range(first, last) if place not in covered)
-            result.leaked += left
+            result.leaked += any(text[place].isalnum() for place in range(first, last) if place not in covered)
             result.errors.append(f"missed {kind} {text[first:last]!r} in {text!r}")
-        for first, last, kind in sorted(masked - there):
-            result.counts[kind].wrong += 1
-            result.errors.append(f"wrong {kind} {text[first:last]!r} in {text!r}")
+        for span in masked:
+            first, last, kind = span
+            if span not in there and (whole or not any(_overlap(span, other) for other in there)):
+                result.counts[kind].wrong += 1
+                result.errors.append(f"wrong {kind} {text[first:last]!r} in {text!r}")
     return result
+
+
+def _overlap(one: tuple[int, int, str], other: tuple[int, int, str]) -> bool:
+    return one[2] == other[2] and one[0] < other[1] and other[0] < one[1]
 
 
 def _core(text: str, span: Span) -> tuple[int, int, str]:

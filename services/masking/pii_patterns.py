@@ -19,6 +19,7 @@ from services.masking.pii_checks import (
     is_hong_kong_id,
     is_iban,
     is_ipv6,
+    is_luhn,
     is_old_china_id,
     is_social_security,
     is_taiwan_id,
@@ -85,10 +86,10 @@ _VERSION_BEFORE: Final = re.compile(
 _VERSION_AFTER: Final = re.compile(r"[ ]?(?:版|节|章|条|beta|alpha|rc\d|release|build)", _CASE)
 _IP_BEFORE: Final = re.compile(
     r"(?:(?<![a-z])ip|ip地址|address|addr|host|server|ping|dns|gateway|subnet|from|client|peer|proxy|ssh|login|src|dst|"
-    r"forwarded-for|@|//|地址|服务器|网关|主机|登录|来自|访问|代理)[a-z ]{0,10}[\"' :：=为是(]*\[?$",
+    r"forwarded-for|@|//|地址|服务器|网关|主机|登录|来自|访问|代理|从|由)[a-z ]{0,10}[\"' :：=为是(]*\[?$",
     _CASE,
 )
-_IP_AFTER: Final = re.compile(r":[0-9]{2,5}(?![0-9:])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9])")
+_IP_AFTER: Final = re.compile(r":[0-9]{2,5}(?![0-9:])|/(?:[89]|[12][0-9]|3[0-2])(?![0-9A-Za-z])")
 _UNIT_AFTER: Final = re.compile(
     r"[ ]?(?:元|万|亿|块钱|美元|美金|欧元|日元|件|个|人次|股|吨|字节|[米行赞票步页倍秒]|公里|千米|毫秒|次|bytes?\b|euros?\b|dollars?\b|pounds?\b|usd\b|rmb\b|eur\b)",
     _CASE,
@@ -104,10 +105,14 @@ def _counts_things(match: Match) -> bool:
     return _OTHER_NUMBER.search(_before(match)) is not None
 
 
+_CARD_BEFORE: Final = re.compile(r"(?:card|visa|amex|jcb|discover|maestro|卡|银联)[^0-9\n]{0,12}$", _CASE)
+
+
 def _is_card(match: Match) -> bool:
     digits = digits_of(match["value"])
     if not is_card_number(digits):
-        return False
+        # Of an issuer that is not in the list, but called a card.
+        return is_luhn(digits) and len(set(digits)) > 1 and _CARD_BEFORE.search(_before(match)) is not None
     grouped = " " in match["value"] or "-" in match["value"]
     # Article numbers have thirteen digits and start like a card's.
     short = len(digits) == 13 and not re.search(r"卡|card|visa", _before(match), _CASE)
@@ -123,7 +128,9 @@ def _is_ipv4(match: Match) -> bool:
     if octets[0] in (0, 127) or octets[:2] == [255, 255]:
         return False
     # Four small numbers are more often a version, a section or a scale than an address; so are those that begin with one.
-    if (max(octets) > 30 and octets[0] > 9) or octets[0] == 10:
+    if (max(octets) > 30 and octets[0] > 3) or octets[0] == 10:
+        return True
+    if before.endswith("[") and match.string.startswith("]", match.end()):
         return True
     return _IP_BEFORE.search(before) is not None or _IP_AFTER.match(match.string, match.end()) is not None
 
@@ -280,7 +287,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     # A password right after its Chinese word
     Rule("credential", re.compile(r"(?:密码|口令|授权码)[ ]?(?P<value>[0-9A-Za-z@#$%](?:[!#$%*+\-./0-9=?@A-Z^_a-z~]){5,63})(?<![.?!])"), ("密码", "口令", "授权码"), check=_is_glued_secret),
     Rule("credential", re.compile(rf"(?:api[_ -]?key|secret[_ -]?(?:access[_ -]?)?key|access[_ -]?(?:key(?:[_ -]?id)?|token)|auth[_ -]?token|client[_ -]?secret|secret|token|session[_-]?id|sess(?:ion)?id|密钥|令牌){_CLOSE}[ ]*(?:[:=]>?|是|为|is)[ ]*(?:[*_`]{{1,2}}[ ])?[\"'“‘`]?(?P<value>[A-Za-z0-9_\-+/=.~]{{12,512}})", _CASE), ("pi_key", "pi-key", "pikey", "pi key", "secret", "token", "ess_key", "ess key", "ess-key", "esskey", "sessionid", "session_id", "session-id", "sessid", "密钥", "令牌"), check=_is_key),
-    Rule("credential", re.compile(rf"(?:验证码|校验码|动态码|确认码|(?<![A-Za-z])(?:OTP|(?:verification|security|one[ -]time|login|auth(?:entication|orization)?|2FA)[ _-](?:pass)?code)){_LINK}(?P<value>[0-9]{{4,8}}|[0-9]{{3}}[ -][0-9]{{3}})(?![0-9A-Za-z]|[ ]?[位个秒分])", _CASE), ("验证码", "校验码", "动态码", "确认码", "otp", "code")),
+    Rule("credential", re.compile(rf"(?:验证码|校验码|动态码|确认码|(?<![0-9A-Za-z+/])(?:OTP|(?:verification|security|one[ -]time|login|auth(?:entication|orization)?|2FA)[ _-](?:pass)?code)){_LINK}(?P<value>[0-9]{{4,8}}|[0-9]{{3}}[ -][0-9]{{3}})(?![0-9A-Za-z]|[ ]?[位个秒分])", _CASE), ("验证码", "校验码", "动态码", "确认码", "otp", "code")),
     Rule("credential", re.compile(r"(?<![A-Za-z])(?:PIN(?:码|[ _-]?(?:code|number))?|CVV2?|CVC2?)[\"']?[ ]*(?:[:=]|(?:is|was|是|为)[:=]?)[ ]*[\"']?(?P<value>[0-9]{3,8})(?![0-9A-Za-z])", _CASE), ("pin", "cvv", "cvc")),
     # --- addresses of the net
     Rule("url", re.compile(r"(?:(?:https?|ftp)://|(?<![\w.@-])www\.(?=[\w-]+\.))[^\s<>\"'\u3000-\u303f\u3400-\u9fff\uff00-\uffef]+(?<![.,;:!?)\]])"), ("://", "www.")),
@@ -290,7 +297,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("email", re.compile(r"(?<![\w.])[A-Za-z0-9][\w.+-]{0,63} (?:at|AT) [A-Za-z0-9-]{2,63}(?: (?:dot|DOT) [A-Za-z0-9-]{2,24}){1,4}(?![\w])", re.ASCII), (" dot ",)),
     # --- numbers with their word
     Rule("medical_record", re.compile(rf"(?<!著作权)(?<!版权)(?<!商标)(?<!产权)(?<!注册)(?:病历|病案|住院|门诊|急诊|就诊卡?|诊疗卡?|挂号|检查|检验|体检|病人|患者|登记|病理|医保卡?|社保卡?)(?:编号|号码|号|ID){_LINK}(?P<value>[A-Za-z]{{0,4}}-?[0-9][0-9A-Za-z-]{{3,19}})(?![0-9A-Za-z])"), ("病历", "病案", "住院", "门诊", "急诊", "就诊", "诊疗", "挂号", "检查", "检验", "体检", "病人", "患者", "登记", "病理", "医保", "社保")),
-    Rule("medical_record", re.compile(rf"(?<![A-Za-z])(?:MRN|(?:medical|health|patient|hospital|clinical)[ _-]?(?:record|chart|file)|patient[ _-]?(?:id(?:entifier)?|no|number)|(?:hospital|chart|NHS|medicare|medicaid|health[ _-](?:card|insurance)|encounter|admission|accession|(?:in|out)patient)(?=[ _-]?(?:no|num|id|#|[:=])|[ ][0-9]{{3}})){_NUMBER}{_LINK}(?P<value>[A-Z]{{0,4}}-?[0-9](?:[0-9A-Z]|[- ](?=[0-9])){{4,19}})(?![0-9A-Za-z])", _CASE), ("mrn", "edical", "ealth", "patient", "ospital", "linical", "chart", "nhs", "edicare", "edicaid", "ncounter", "dmission", "ccession")),
+    Rule("medical_record", re.compile(rf"(?<![0-9A-Za-z+/])(?:MRN|(?:medical|health|patient|hospital|clinical)[ _-]?(?:record|chart|file)|patient[ _-]?(?:id(?:entifier)?|no|number)|(?:hospital|chart|NHS|medicare|medicaid|health[ _-](?:card|insurance)|encounter|admission|accession|(?:in|out)patient)(?=[ _-]?(?:no|num|id|#|[:=])|[ ][0-9]{{3}})){_NUMBER}{_LINK}(?P<value>[A-Z]{{0,4}}-?[0-9](?:[0-9A-Z]|[- ](?=[0-9])){{4,19}})(?![0-9A-Za-z])", _CASE), ("mrn", "edical", "ealth", "patient", "ospital", "linical", "chart", "nhs", "edicare", "edicaid", "ncounter", "dmission", "ccession")),
     Rule("passport", re.compile(rf"(?:护照|通行证|台胞证|回乡证|旅行证|(?<![A-Za-z])passports?){_COUNTRY}{_NUMBER}{_COUNTRY}{_LINK}(?P<value>{_PASSPORT})", _CASE), ("护照", "通行证", "台胞证", "回乡证", "旅行证", "passport")),
     Rule("passport", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z]{1,2}[0-9]{7,8})(?=[ ]?(?:号|\()?的?(?:护照|passport))", _CASE), ("护照", "passport")),
     Rule("messenger", re.compile(rf"(?P<cue>微信|薇信|威信|徽信|V信|(?<![A-Za-z])(?:wechat|weixin)|(?<![0-9A-Za-z+/=_-])[WV]X)(?P<label>{_ACCOUNT})(?P<sign>{_LINK})(?P<value>[A-Za-z][-_A-Za-z0-9]{{5,19}}|[1-9][0-9]{{5,9}})(?![-_A-Za-z0-9@])", _CASE), ("微信", "薇信", "威信", "徽信", "v信", "wechat", "weixin", "vx", "wx"), check=_is_account),
@@ -298,7 +305,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     # Asked and answered
     Rule("messenger", re.compile(r"(?:微信|wechat|weixin)[^\n?]{0,8}\?[\"'”’ \t\n]{0,4}[^\n?]{0,8}?(?:it'?s|it is|是|[:：])[ ]?[\"'“‘]?(?P<value>(?=[A-Za-z_-]*[0-9_])[A-Za-z][-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@])", _CASE), ("微信", "wechat", "weixin")),
     Rule("messenger", re.compile(r"(?:(?<![A-Za-z0-9])[+加]?V|薇[❤♥信]?)[ ]*[:：][ ]*(?P<value>[A-Za-z][-_A-Za-z0-9]{5,19})(?![-_A-Za-z0-9@.(])", _CASE), ("v:", "v :", "薇"), check=lambda match: any(char.isdigit() for char in match["value"])),
-    Rule("messenger", re.compile(rf"(?:(?<![A-Za-z])QQ|扣扣|企鹅号|(?<=加)Q)[ _-]?(?:号码?|群号?|账号|帐号|number|no\.?|id)?(?:{_LINK}|[\u4e00-\u9fff]{{0,4}}[ ]?[:：][ ]?)(?P<value>[1-9][0-9]{{4,10}})(?![0-9A-Za-z])", _CASE), ("qq", "扣扣", "企鹅号", "加q")),
+    Rule("messenger", re.compile(rf"(?:(?<![0-9A-Za-z+/])QQ|扣扣|企鹅号|(?<=加)Q)[ _-]?(?:号码?|群号?|账号|帐号|number|no\.?|id)?(?:{_LINK}|[\u4e00-\u9fff]{{0,4}}[ ]?[:：][ ]?)(?P<value>[1-9][0-9]{{4,10}})(?![0-9A-Za-z])", _CASE), ("qq", "扣扣", "企鹅号", "加q")),
     Rule("birth_date", re.compile(
         r"(?P<cue>出生(?:日期|年月日?|时间|于)?|生日|生于|诞生于?|诞辰|(?<![A-Za-z])(?:DOB|D\.O\.B\.?)|dates?[ _-]of[ _-]birth|birth[ _-]?(?:date|day)|b-?day(?:'s)?|(?<![A-Za-z])born)"
         rf"{_CLOSE}(?:[ \t]{{0,8}}(?:是|为|is|was|on|in|the|[:=|])){{0,3}}[ \t]{{0,8}}{_OPEN}(?P<value>{_DATE})", _CASE),
@@ -309,14 +316,16 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[1-9][0-9]{5}[ -]?(?:18|19|20)[0-9]{2}[ -]?(?:0[1-9]|1[0-2])[ -]?(?:[0-2][0-9]|3[01])[ -]?[0-9]{3}[ -]?[0-9Xx]|[1-9][0-9]{3}(?:[ -][0-9]{4}){3}[ -][0-9][0-9Xx])(?![0-9A-Za-z])"), digits=True, check=lambda match: is_china_id(match["value"])),
     Rule("id_card", re.compile(r"(?:身份证|证件)[^0-9\n]{0,8}(?P<value>[1-9][0-9]{14})(?![0-9A-Za-z])"), ("身份证", "证件"), check=lambda match: is_old_china_id(match["value"])),
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z.-])(?P<value>[0-8][0-9]{2}-[0-9]{2}-[0-9]{4})(?![0-9A-Za-z-])"), digits=True, check=lambda match: is_social_security(match["value"]) and not _counts_things(match)),
-    Rule("id_card", re.compile(rf"(?<![A-Za-z])(?:SSN|social[ _-]security|I?TIN){_NUMBER}{_LINK}(?P<value>[0-9]{{3}}[ -]?[0-9]{{2}}[ -]?[0-9]{{4}})(?![0-9])", _CASE), ("ssn", "ecurity", "tin"), check=lambda match: is_social_security(match["value"])),
+    Rule("id_card", re.compile(rf"(?<![0-9A-Za-z+/])(?:SSN|social[ _-]security|I?TIN){_NUMBER}{_LINK}(?P<value>[0-9]{{3}}[ -]?[0-9]{{2}}[ -]?[0-9]{{4}})(?![0-9])", _CASE), ("ssn", "ecurity", "tin"), check=lambda match: is_social_security(match["value"])),
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z][12][0-9]{8})(?![0-9A-Za-z])"), digits=True, check=lambda match: is_taiwan_id(match["value"]) and not _counts_things(match)),
     Rule("id_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z]{1,2}[0-9]{6}\([0-9A]\))"), digits=True, check=lambda match: is_hong_kong_id(match["value"])),
-    Rule("id_card", re.compile(rf"(?<![A-Za-z])(?:national[ _-]insurance|NINO|NI){_NUMBER}{_LINK}(?P<value>[A-Z]{{2}} ?[0-9]{{2}} ?[0-9]{{2}} ?[0-9]{{2}} ?[A-D])(?![0-9A-Za-z])", _CASE), ("nsurance", "ni")),
+    Rule("id_card", re.compile(rf"(?<![0-9A-Za-z+/])(?:national[ _-]insurance|NINO|NI){_NUMBER}{_LINK}(?P<value>[A-Z]{{2}} ?[0-9]{{2}} ?[0-9]{{2}} ?[0-9]{{2}} ?[A-D])(?![0-9A-Za-z])", _CASE), ("nsurance", "ni")),
     Rule("bank_card", re.compile(r"(?<![0-9A-Za-z])(?P<value>[A-Z]{2}[0-9]{2}(?:[ ]?[0-9A-Z]{4}){2,7}(?:[ ]?[0-9A-Z]{1,3})?)(?![0-9A-Za-z])"), digits=True, check=lambda match: is_iban(match["value"])),
     Rule("bank_card", re.compile(r"(?<![0-9A-Za-z+$€£¥-])(?<![0-9$€£¥]\.)(?P<value>[2-9][0-9]{3}(?:[ -]?[0-9]{4}){2,3}(?:[ -]?[0-9]{1,7})?|3[47][0-9]{2}[ -][0-9]{6}[ -][0-9]{5}|3[0-9]{3}[ -][0-9]{6}[ -][0-9]{4})(?![0-9A-Za-z@-]|\.[0-9])"), digits=True, check=_is_card),
     Rule("plate", re.compile(rf"(?P<value>[{PROVINCES}][A-HJ-NP-Z][·•.\- ]?(?:(?=(?:[A-HJ-NP-Z]*[0-9]){{2}})[A-HJ-NP-Z0-9]{{4}}[A-HJ-NP-Z0-9挂学警港澳领]|[DF][A-HJ-NP-Z0-9][0-9]{{4}}|[0-9]{{5}}[DF]))(?![0-9A-Za-z])"), plate=True),
-    Rule("plate", re.compile(rf"(?:(?i:licen[cs]e[ _-]plates?|(?:number[ _-])?plates?|(?:vehicle[ _-])?registration|reg|tag(?=[ ]?(?:no|number|#)))(?i:{_NUMBER})|车牌(?:号码?)?){_LINK}(?P<value>(?=[A-Z0-9 -]{{0,12}}[0-9])(?=[A-Z0-9 -]{{0,12}}[A-Z])[A-Z0-9]{{1,4}}[ -]?[A-Z0-9]{{2,4}}(?:[ -]?[A-Z0-9]{{1,4}})?)(?![0-9A-Za-z])"), ("plate", "registration", "reg ", "reg:", "reg.", "tag ", "tag#", "车牌")),
+    Rule("plate", re.compile(rf"(?:(?i:licen[cs]e[ _-]plates?|(?:number[ _-])?plates?|(?:vehicle[ _-])?registration|reg|tag(?=[ ]?(?:no|number|#)))(?i:{_NUMBER})|车牌(?:号码?)?){_LINK}(?P<value>(?=[A-Z0-9 •·-]{{0,12}}[0-9])(?=[A-Z0-9 •·-]{{0,12}}[A-Z])[A-Z0-9]{{1,4}}[ •·-]?[A-Z0-9]{{2,4}}(?:[ •·-]?[A-Z0-9]{{1,4}})?)(?![0-9A-Za-z]|[•·-][0-9A-Za-z])"), ("plate", "registration", "reg ", "reg:", "reg.", "tag ", "tag#", "车牌")),
+    # Digits alone need more than the word
+    Rule("plate", re.compile(r"(?:licen[cs]e|number|registration)[ _-]plates?(?:[ ]?(?:no\.?|number|#))?[\"']?[ ]?[:=#][ ]?[\"']?(?P<value>[0-9]{1,3}-[0-9]{3,5}|[0-9]{4,7})(?![0-9A-Za-z-])", _CASE), ("plate",)),
     Rule("plate", re.compile(rf"(?:车牌|车号|车辆|使馆|领馆)(?:号码?)?[^0-9A-Za-z\n]{{0,6}}?(?P<value>[{PROVINCES}][A-Za-z][·•.\- ]?[A-Za-z0-9]{{4,5}}[A-Za-z0-9挂学警港澳领]|使[0-9]{{3}}·?[0-9]{{3}})(?![0-9A-Za-z])"), ("车牌", "车号", "车辆", "使馆", "领馆"), check=lambda match: sum(char.isdigit() for char in match["value"]) >= 2),
     # --- where people are reached
     Rule("ip", re.compile(r"(?<![0-9A-Za-z.])(?P<value>(?:(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])\.){3}(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9]))(?![0-9A-Za-z]|\.[0-9])"), dots=True, check=_is_ipv4),
@@ -329,7 +338,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("phone", re.compile(r"(?<![0-9])(?<![0-9]\.)(?<![A-Za-z]-)(?P<value>(?:\(?(?:\+|00)?86\)?[ -]?)?1[3-9][0-9](?:(?:[ .-]?[0-9]{4}){2}|[ -][0-9]{3}[ -][0-9]{5}|[0-9][ -][0-9]{3}[ -][0-9]{4}))(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_mobile),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.+-])(?P<value>(?:(?:\+|00)86[ -]?)?\(?0?(?:10|2[0-57-9]|[3-9][0-9]{2})\)?[ -]?[2-9][0-9]{2,3}[ -]?[0-9]{4}(?:[ ]?(?:-|转(?:分机)?|分机|,?[ ]?ext\.?|x)[ ]?[0-9]{1,6})?)(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True, check=lambda match: re.match(r"\(?0|\+", match["value"]) is not None and _is_plain_phone(match)),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z.-])(?P<value>[48]00[ -]?[0-9]{3,4}[ -]?[0-9]{3,4})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=lambda match: len(digits_of(match["value"])) == 10 and _is_phone(match)),
-    Rule("phone", re.compile(rf"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|(?<![A-Za-z])(?:tel(?:ephone)?|phone|fax|contact|call|text|dial))(?:[. _-]?(?:号码?|no\.?|numbers?))?\.?{_CLOSE}[ ]{{0,4}}(?:是|为|is|me at|us at|me on|at|on)?[ ]{{0,4}}[:=：|]?[ ]{{0,4}}{_OPEN}(?P<value>[2-9][0-9]{{2,3}}[- ]?[0-9]{{4}}|[2-9][0-9]{{9}}|0[1-9][0-9]{{7,10}})(?![0-9A-Za-z]|[.-][0-9])", _CASE), digits=True, check=_is_phone),
+    Rule("phone", re.compile(rf"(?:电话|座机|固话|热线|传真|来电|致电|拨打|联系方式|(?<![A-Za-z])(?:tel(?:ephone)?|phone|fax|contact|call|text|dial))(?:[. _-]?(?:号码?|no\.?|numbers?))?\.?{_CLOSE}[ ]{{0,4}}(?:是|为|is|me at|us at|me on|at|on)?[ ]{{0,4}}[:=：|]?[ ]{{0,4}}{_OPEN}(?P<value>[2-9][0-9]{{2,3}}[- ]?[0-9]{{4}}|[2-9][0-9]{{9}}|0[1-9][0-9]{{7,10}})(?![0-9A-Za-z]|[.-][0-9]|[ ][0-9]{{3,4}}(?![0-9]))", _CASE), digits=True, check=_is_phone),
     # The second of two
     Rule("phone", re.compile(r"(?:电话|座机|热线|传真)[^0-9\n]{0,4}[0-9()-]{7,16}[、,，/和或 ]{1,2}(?P<value>(?:\(?0[0-9]{2,3}\)?[ -]?)?[2-9][0-9]{2,3}[- ]?[0-9]{4})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_phone),
     # Ten digits, in a sentence about calling
@@ -338,7 +347,7 @@ _RULES: Final[tuple[Rule, ...]] = (
     Rule("phone", re.compile(r"(?<![0-9])(?<![0-9][.-])(?:(?<![0-9A-Za-z.])|(?<=[a-z]{2})|(?<=[A-Z]{4})|(?<=[a-z]{3}:)|(?<=[A-Za-z]\.))(?P<value>(?:(?:\+|00)?1[ .-])?(?:\([2-9][0-9]{2}\)[ -]?|[2-9][0-9]{2}[ .-])[2-9][0-9]{2}[ .-][0-9]{4}(?:[ ]?,?[ ]?(?:[Xx]|[Ee]xt(?:ension|n)?[.:]?)[ ]?[0-9]{1,6})?)(?![0-9]|[A-Za-z](?![a-z]{2})|[-][0-9]|\.[0-9])"), digits=True, check=_is_phone),
     Rule("phone", re.compile(r"(?<![0-9A-Za-z])(?P<value>001[ -][2-9][0-9]{2}[ -][0-9]{3}[ -][0-9]{4})(?![0-9A-Za-z])"), digits=True),
     # Britain, France, Japan, Australia, Germany: a zero, the area, groups
-    Rule("phone", re.compile(r"(?<![0-9A-Za-z.+/:-])(?<![0-9] )(?P<value>\(?0[1-9][0-9]{1,3}\)?(?:[ -][0-9]{3,8}){1,3}|0[1-9](?:[ .][0-9]{2}){4}(?! [0-9])|0[1-9][ -][0-9]{4}[ -][0-9]{4}|0[789]0-?[0-9]{4}-?[0-9]{4}|\(0[2378]\)[ .]?[0-9]{4}[ .]?[0-9]{4}|07[0-9]{9}|07[0-9]{3} [0-9]{6})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_plain_phone),
+    Rule("phone", re.compile(r"(?<![0-9A-Za-z.+/:-])(?P<value>\(?0[1-9][0-9]{1,3}\)?(?:[ -][0-9]{3,8}){1,3}|(?<![0-9] )0[1-9](?:[ .][0-9]{2}){4}(?! [0-9])|0[1-9][ -][0-9]{4}[ -][0-9]{4}|0[789]0-?[0-9]{4}-?[0-9]{4}|\(0[2378]\)[ .]?[0-9]{4}[ .]?[0-9]{4}|07[0-9]{9}|07[0-9]{3} [0-9]{6})(?![0-9A-Za-z]|[.-][0-9])"), digits=True, check=_is_plain_phone),
     # --- medical reports
     Rule("patient", re.compile(
         rf"(?P<value>(?:患者|病人)(?:(?P<sure>(?:姓名)?[ ]*[:：][ ]*|姓名[ ]*)(?=[\u4e00-\u9fff])|[ ]?)(?P<name>(?:[{_SURNAMES}]|欧阳|上官|司马|诸葛|司徒|夏侯)[\u4e00-\u9fff×某]{{1,2}}?)"
