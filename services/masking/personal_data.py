@@ -164,6 +164,12 @@ class PersonalData:
                     if rule.check is not None and not rule.check(match):
                         continue
                     first, last = match.span(group)
+                    if (place := taken.find(1, first, last)) >= 0:
+                        # What stands before that which is masked already may be personal data by itself.
+                        shorter = rule.pattern.match(shadow, match.start(), place) if place > first else None
+                        if shorter is None or (rule.check is not None and not rule.check(shorter)):
+                            continue
+                        first, last = shorter.span(group)
                     if taken.find(1, first, last) < 0:
                         taken[first:last] = b"\1" * (last - first)
                         found.append(Span(first, last, rule.kind))
