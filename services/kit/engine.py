@@ -23,6 +23,8 @@ RUNTIME = "openvino"
 """What the manifest of a build names."""
 QUEUE_FULL = "requests wait already; ask again in"
 """Part of a full queue's error message, which callers match: of an error in a stream Triton passes on only the text."""
+INVALID, FAILED = "INVALID_ARGUMENT: ", "INTERNAL: "
+"""Beginnings of the texts of other errors, for the same reason: the request's fault, and ours."""
 BLOCK = 32
 """Tokens per block of the key-value cache on a CPU."""
 # With these instructions OpenVINO multiplies 8-bit weights by 8-bit activations. Without them OpenVINO 2026.4 builds a

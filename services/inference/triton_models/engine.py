@@ -2,6 +2,8 @@
 
 from services.kit.engine import (
     EMBEDDING,
+    FAILED,
+    INVALID,
     LOGITS,
     QUEUE_FULL,
     RUNTIME,
@@ -13,6 +15,8 @@ from services.kit.engine import (
 
 __all__ = [
     "EMBEDDING",
+    "FAILED",
+    "INVALID",
     "LOGITS",
     "QUEUE_FULL",
     "RUNTIME",

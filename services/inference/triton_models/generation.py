@@ -7,13 +7,15 @@ import os
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from .engine import TOKENIZERS, import_openvino, open_language_model
+from .departures import Departures, request_id
+from .engine import FAILED, INVALID, TOKENIZERS, import_openvino, open_language_model
 from .json_grammar import SchemaError, call_grammar, grammar_of
 from .prompts import PromptError, Prompts, chat_of
 from .runtimes import manifest_of
@@ -39,6 +41,7 @@ class TritonPythonModel:
         self._tracing = ModelTracing(args["model_name"], args["model_version"], otlp_endpoint(config), log.log_info)
         self._runtime = Runtime.load(folder)
         self._runtime.warm_up()
+        self._departures = Departures()
         self._scheduler = Scheduler(
             self._runtime.pipeline,
             capacity=self._runtime.capacity,
@@ -51,11 +54,15 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> None:
         """Takes requests over to the scheduler, which answers them."""
         for request in requests:
-            sender = request.get_response_sender()
-            span = self._tracing.start("generate", request.parameters())
+            sender, parameters = request.get_response_sender(), request.parameters()
+            if self._departures.note(parameters):
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
+            span = self._tracing.start("generate", parameters)
             try:
-                turn = CallerPriority.of(request.parameters())
-                self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), turn, sender, span))
+                turn = CallerPriority.of(parameters)
+                has_gone = partial(self._departures.has, request_id(parameters))
+                self._scheduler.submit(GenerationJob(self._runtime, Call.read(request), turn, sender, span, has_gone))
             except Exception as error:
                 # One that cannot be taken must not end those that came with it.
                 end_span(span, {}, str(error))
@@ -230,14 +237,23 @@ class Runtime:
 class GenerationJob:
     """One answer while it is written, sent piece by piece."""
 
-    def __init__(self, runtime: Runtime, call: Call, turn: CallerPriority, sender: Any, span: Any) -> None:
-        """Reads the prompt.
+    def __init__(
+        self,
+        runtime: Runtime,
+        call: Call,
+        turn: CallerPriority,
+        sender: Any,
+        span: Any,
+        has_gone: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Reads the prompt; `has_gone` says whether its caller has.
 
         Raises:
             PromptError: it has no tokens, or too many.
         """
         self._runtime, self._call, self._sender, self._span = runtime, call, sender, span
         self.turn = turn
+        self._has_gone = has_gone
         self._decoder = IncrementalDecoder(runtime.decode)
         self._stops = StopTexts(call.stop)
         self._prompt, self._truncated = runtime.prompt(call)
@@ -258,7 +274,8 @@ class GenerationJob:
 
     def is_cancelled(self) -> bool:
         """See `Work`."""
-        return bool(self._sender.is_cancelled())
+        # The connection, too: a gateway that died reports nothing.
+        return self._has_gone() or bool(self._sender.is_cancelled())
 
     def cancel(self) -> None:
         """See `Work`."""
@@ -387,5 +404,6 @@ def _code(error: Exception) -> Any:
 
 
 def _send_error(sender: Any, message: str, code: Any) -> None:
+    message = {pb_utils.TritonError.INVALID_ARG: INVALID, pb_utils.TritonError.INTERNAL: FAILED}.get(code, "") + message
     response = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
     sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)

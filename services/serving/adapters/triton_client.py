@@ -1,8 +1,8 @@
 """Asks Triton for answers over gRPC, async.
 
 Each version is a Triton model of its own. One that left its route stays loaded for a while; a request that comes still
-later is answered with `NotLoadedError`, and may be sent to another version. A generation has its own stream: closing it
-cancels the generation in Triton, and an error of one caller ends only that caller's stream.
+later is answered with `NotLoadedError`, and may be sent to another version. A generation has its own stream, whose
+errors are texts: a stream that is to end by a status (`triton_grpc_error`) can crash Triton 2.51.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services.kit.engine import INVALID
 from services.kit.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -29,13 +30,22 @@ from services.kit.grpc.client import connect
 from services.kit.grpc.request_streams import RequestStream
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import NO_TOOLS, TOO_LONG
-from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, queue_full, triton_unavailable
+from services.serving.adapters.triton_errors import (
+    DIED,
+    is_not_loaded,
+    not_loaded,
+    queue_full,
+    status_of_text,
+    triton_unavailable,
+)
 from services.serving.adapters.triton_guard import GuardedRequest, TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
+from services.serving.adapters.triton_streams import TritonStream
 from services.serving.adapters.triton_tensors import (
     MAX_BATCH,
     TOKEN_COUNTS,
     add_prompt,
+    add_request_id,
     add_sampling,
     add_texts,
     add_trace,
@@ -61,8 +71,6 @@ from services.serving.domain.answer import (
 from services.serving.domain.names import facts, shown
 from services.serving.domain.route import RoutedVersion
 
-# With it Triton ends a stream by a status, not by a text in a response.
-_REAL_STATUS = (("triton_grpc_error", "true"),)
 _GENERATION_S = 600.0
 _PREDICT_S = 60.0
 # Batches of one call that wait in Triton: enough to keep it busy, and few enough that others come in between.
@@ -151,11 +159,11 @@ class TritonClient:
         add_sampling(request, sampling)
         add_trace(request)
         add_turn(request, self._turn())
+        add_request_id(request)
         with self._errors(model) as asked:
             async with self._guard.request(model, self._turn().caller) as guarded:
-                call = RequestStream(
-                    self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S, metadata=_REAL_STATUS)
-                )
+                answers = RequestStream(self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S))
+                call = TritonStream(self._stub, answers, [request])
                 guarded.watch(call)
                 try:
                     async with self._liveness.watched(model, call) as stream:
@@ -169,19 +177,16 @@ class TritonClient:
                                 raise triton_unavailable(model, DIED) from None
                             raise
                 finally:
-                    # Ends the generation in Triton when the caller has gone.
-                    if not call.done():
-                        call.cancel()
+                    call.leave()
 
-    async def _pieces(self, model: str, call: Any, asked: Asked) -> AsyncIterator[Piece]:
-        responses = aiter(call)
-        async for response in responses:
+    async def _pieces(self, model: str, call: TritonStream, asked: Asked) -> AsyncIterator[Piece]:
+        async for response in call:
             if response.error_message:
                 raise self._failure(model, response.error_message, asked)
             piece = piece_of(response.infer_response)
             if piece.finish_reason is not FinishReason.NONE:
                 # Triton's end of the stream follows at once; a caller may stop listening at the last piece.
-                await anext(responses, None)
+                await anext(call, None)
             yield piece
 
     async def _ask(
@@ -214,15 +219,8 @@ class TritonClient:
 
     def _translated(self, error: grpc.aio.AioRpcError, model: str, asked: Asked) -> TidemillError:
         code, details, metadata = error.code(), error.details() or "", facts(model)
-        if code is grpc.StatusCode.INVALID_ARGUMENT and details.startswith(TOO_LONG):
-            where = [FieldViolation("conversation.messages", details)]
-            return InvalidArgumentError(details, reason="CONTEXT_LENGTH_EXCEEDED", metadata=metadata, violations=where)
-        if code is grpc.StatusCode.INVALID_ARGUMENT and details == NO_TOOLS:
-            return InvalidArgumentError(
-                details, reason="TOOLS_UNSUPPORTED", metadata=metadata, violations=[FieldViolation("tools", details)]
-            )
         if code is grpc.StatusCode.INVALID_ARGUMENT:
-            return InvalidArgumentError(details, reason="REFUSED_BY_MODEL", metadata=metadata)
+            return _refused(model, details)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceededError(f"{shown(model)} did not answer in time.", metadata=metadata)
         if code is grpc.StatusCode.FAILED_PRECONDITION:
@@ -238,8 +236,24 @@ class TritonClient:
 
     def _failure(self, model: str, message: str, asked: Asked) -> TidemillError:
         """An error that Triton reports only as text."""
+        details = status_of_text(message)[1]
+        if message.startswith(INVALID):
+            return _refused(model, details)
         if is_not_loaded(message):
             return not_loaded(model)
+        if (full := queue_full(model, message)) is not None:
+            return full
         if self._liveness.notice_death(model, message, asked):
             return triton_unavailable(model, message)
-        return InternalError(f"Triton failed on {shown(model)}: {message}", reason="TRITON_ERROR")
+        return InternalError(f"Triton failed on {shown(model)}: {details}", reason="TRITON_ERROR")
+
+
+def _refused(model: str, details: str) -> InvalidArgumentError:
+    """The error for a request that a model does not take."""
+    reason, where = "REFUSED_BY_MODEL", None
+    if details.startswith(TOO_LONG):
+        reason, where = "CONTEXT_LENGTH_EXCEEDED", "conversation.messages"
+    elif details == NO_TOOLS:
+        reason, where = "TOOLS_UNSUPPORTED", "tools"
+    violations = [FieldViolation(where, details)] if where is not None else []
+    return InvalidArgumentError(details, reason=reason, metadata=facts(model), violations=violations)

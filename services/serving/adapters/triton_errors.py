@@ -7,13 +7,15 @@ from typing import TypeVar
 
 import grpc
 
-from services.kit.engine import QUEUE_FULL
+from services.kit.engine import FAILED, INVALID, QUEUE_FULL
 from services.kit.errors import ResourceExhaustedError, UnavailableError
 from services.serving.app.ports import NotLoadedError
 from services.serving.domain.names import facts, shown
 
 # How Triton begins its text about a model that it has not loaded (yet).
 _NOT_LOADED = "Request for unknown model"
+_NOT_PROCESSED = "Failed to process the request(s)"
+_DEATH = ("Stub process '", "is not healthy.")
 DIED = "its process died while it answered"
 # What the scheduler inside Triton says when its queue is full, and how long the caller is to wait.
 _QUEUE_FULL = re.compile(re.escape(QUEUE_FULL) + r" (\d+) s\.")
@@ -54,6 +56,26 @@ def queue_full(model: str, details: str) -> ResourceExhaustedError | None:
         metadata=facts(model),
         retry_after_s=float(full.group(1)),
     )
+
+
+def status_of_text(text: str) -> tuple[grpc.StatusCode, str]:
+    """The status and the message of an error that Triton reports in a stream, where it gives a text only."""
+    if text.startswith(INVALID):
+        return grpc.StatusCode.INVALID_ARGUMENT, text.removeprefix(INVALID)
+    if text.startswith(FAILED):
+        return grpc.StatusCode.INTERNAL, text.removeprefix(FAILED)
+    if is_not_loaded(text):
+        return grpc.StatusCode.NOT_FOUND, text
+    if _QUEUE_FULL.search(text):
+        return grpc.StatusCode.UNAVAILABLE, text
+    # Triton itself refuses tensors that a model does not take, and says what failed otherwise.
+    failed = text.startswith(_NOT_PROCESSED) or is_death(text)
+    return grpc.StatusCode.INTERNAL if failed else grpc.StatusCode.INVALID_ARGUMENT, text
+
+
+def is_death(text: str) -> bool:
+    """Whether Triton says that the process of a model is dead."""
+    return text.startswith(_DEATH[0]) and text.endswith(_DEATH[1])
 
 
 def _error(kind: type[E], model: str, why: str, retry_after_s: float) -> E:

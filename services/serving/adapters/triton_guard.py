@@ -19,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -31,6 +32,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from services.kit.errors import ResourceExhaustedError
 from services.serving.adapters.triton_errors import triton_unavailable
 from services.serving.adapters.triton_liveness import Liveness
+from services.serving.adapters.triton_streams import TritonStream, ended
 from services.serving.adapters.waiting import Waiting
 from services.serving.app.ports import Deaths
 from services.serving.domain.names import facts, shown
@@ -74,8 +76,9 @@ class GuardedRequest:
         """Why the guard ended its calls, if it did."""
 
     async def answer(self, call: Any) -> Any:
-        """Awaits a call."""
+        """Awaits a call, which goes on to its end if the caller leaves."""
         self.watch(call)
+        await ended(call)
         response = await call
         self.heard()
         return response
@@ -87,6 +90,20 @@ class GuardedRequest:
     def heard(self) -> None:
         """Triton answered something."""
         self._guard.heard(self.model)
+
+    def when_streams_ended(self, do: Callable[[], None]) -> None:
+        """Calls `do` once its streams have ended, now if they have."""
+        left = {call for call in self.calls if isinstance(call, TritonStream) and not call.done()}
+
+        def one_ended(stream: TritonStream) -> None:
+            left.discard(stream)
+            if not left:
+                do()
+
+        if not left:
+            do()
+        for stream in tuple(left):
+            stream.when_ended(partial(one_ended, stream))
 
     def end(self, because: str) -> None:
         """Ends its calls; its caller gets UNAVAILABLE with the reason."""
@@ -174,7 +191,8 @@ class TritonGuard:
         else:
             self._answered(request, breaker)
         finally:
-            breaker.waiting.leave(caller, request.began, _now())
+            # A model still writes what a caller left: until that has ended, it counts.
+            request.when_streams_ended(partial(_leave, breaker.waiting, request))
             if breaker.trying is request:
                 breaker.trying = None
             self._requests.discard(request)
@@ -278,3 +296,7 @@ class TritonGuard:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _leave(waiting: Waiting, request: GuardedRequest) -> None:
+    waiting.leave(request.caller, request.began, _now())

@@ -19,13 +19,13 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.grpc.request_streams import RequestStream
+from services.serving.adapters.triton_errors import is_death
 from services.serving.adapters.triton_tensors import once
 from services.serving.app.ports import Deaths
 from services.serving.domain.names import shown
 
 logger = logging.getLogger(__name__)
 
-_NOTICE = ("Stub process '", "is not healthy.")
 _PROBE_S = 10.0
 
 
@@ -77,7 +77,7 @@ class Liveness:
 
     def notice_death(self, model: str, message: str, asked: Asked) -> bool:
         """Whether Triton's text is a death notice; if so, ends the streams that had begun before it was `asked` for."""
-        if not (message.startswith(_NOTICE[0]) and message.endswith(_NOTICE[1])):
+        if not is_death(message):
             return False
         self._deaths.report(model, asked.generation)
         for stream in self._streams:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import uuid
 from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from services.serving.domain.answer import CallerPriority, FinishReason, Message
 TRACEPARENT = "traceparent"
 # Parameters that the models read, see services.inference.triton_models.turns.
 CALLER, BACKGROUND = "tidemill_caller", "tidemill_background"
+# See services.inference.triton_models.departures.
+REQUEST, GONE = "tidemill_request", "tidemill_gone"
 PRIORITY, BACKGROUND_PRIORITY = "priority", 2
 """Triton's parameter, by which its queue of a classifier's batches is ordered, and the lowest; 1 is the highest."""
 # Larger batches gain nothing on a CPU, and the first request of a batch waits for the last.
@@ -106,9 +109,21 @@ def add_trace(request: Any) -> None:
         request.parameters[TRACEPARENT].string_param = carrier[TRACEPARENT]
 
 
+def add_request_id(request: Any) -> None:
+    """Adds an id that no one can guess, in place of what its caller may have written there."""
+    request.parameters[REQUEST].string_param = uuid.uuid4().hex
+
+
+def departure_of(request: Any) -> pb.ModelInferRequest:
+    """The request that asks a model to stop answering another one, which has an id."""
+    found = pb.ModelInferRequest(model_name=request.model_name)
+    found.parameters[GONE].string_param = request.parameters[REQUEST].string_param
+    return found
+
+
 def add_turn(request: Any, turn: CallerPriority) -> None:
     """Adds whose request it is, in place of what its caller may have written there."""
-    for name in (CALLER, BACKGROUND, PRIORITY):
+    for name in (CALLER, BACKGROUND, PRIORITY, GONE):
         if name in request.parameters:
             del request.parameters[name]
     if turn.caller:

@@ -6,7 +6,9 @@ own. Names go one way in a request and the other way in its response and in Trit
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,10 +19,18 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 from services.kit.errors import FailedPreconditionError, NotFoundError, TidemillError
 from services.kit.grpc.request_streams import RequestStream
 from services.serving.adapters.texts import check_texts
-from services.serving.adapters.triton_errors import DIED, is_not_loaded, not_loaded, queue_full, triton_unavailable
+from services.serving.adapters.triton_errors import (
+    DIED,
+    is_not_loaded,
+    not_loaded,
+    queue_full,
+    status_of_text,
+    triton_unavailable,
+)
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
-from services.serving.adapters.triton_tensors import add_trace, add_turn
+from services.serving.adapters.triton_streams import TritonStream
+from services.serving.adapters.triton_tensors import add_request_id, add_trace, add_turn
 from services.serving.adapters.v2_tokens import TokenCount
 from services.serving.app.ports import Meter, NotLoadedError
 from services.serving.app.routing import RoutingTable
@@ -29,7 +39,9 @@ from services.serving.domain.answer import CallerPriority
 from services.serving.domain.names import ModelReference, parse_server_model
 from services.serving.domain.route import RoutedVersion
 
-Metadata = Sequence[tuple[str, str | bytes]]
+logger = logging.getLogger(__name__)
+
+_LEAST_S = 60.0
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 """Of the protocol, as offered at both doors; Triton's other ones (repository, shared memory, traces, logs) are not."""
 
@@ -166,7 +178,9 @@ class TritonV2:
         asked = self._liveness.asked(version.server_model)
         with self._translated(version), self._noticed(version.server_model, asked):
             async with self._guard.request(version.server_model, self._turn().caller) as admitted:
-                response = await admitted.answer(self._stub.ModelInfer(request, timeout=timeout_s))
+                # A caller whose deadline passes has left; a deadline of Triton's would cancel the call there.
+                call = self._stub.ModelInfer(request, timeout=max(timeout_s, _LEAST_S))
+                response = await admitted.answer(call)
         if not response.outputs:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(version.server_model, asked)
@@ -175,7 +189,7 @@ class TritonV2:
         return response
 
     async def stream(
-        self, requests: AsyncIterator[Any], timeout_s: float | None, metadata: Metadata = (), user: str = ""
+        self, requests: AsyncIterator[Any], user: str = "", *, by_status: bool = False
     ) -> AsyncGenerator[Any, None]:
         """Answers of a decoupled model. A stream whose version is not loaded ends with an error: its caller has the
         requests.
@@ -188,10 +202,11 @@ class TritonV2:
         version = self._choose(first, user)
         model, asked = version.server_model, self._liveness.asked(version.server_model)
         refused: list[TidemillError] = []
+        sent: list[Any] = []
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
-            async for request in _after(first, requests):
+            async for request in _while_there(_after(first, requests), refused):
                 try:
                     chosen = version if request is first else self._choose(request, user)
                     check_texts(request)
@@ -204,30 +219,33 @@ class TritonV2:
                 request.model_name, request.model_version = model, ""
                 add_trace(request)
                 add_turn(request, turn)
+                add_request_id(request)
                 if count is not None:
                     count.ask(request)
+                sent.append(request)
                 yield request
 
         try:
             with self._translated(version):
                 async with self._guard.request(version.server_model, self._turn().caller) as admitted:
-                    call = RequestStream(
-                        self._stub.ModelStreamInfer(traced(), timeout=timeout_s, metadata=tuple(metadata))
-                    )
+                    # Without the caller's deadline: where that passes, the caller has left.
+                    call = TritonStream(self._stub, RequestStream(self._stub.ModelStreamInfer(traced())), sent)
                     admitted.watch(call)
                     try:
                         async for response in call:
                             admitted.heard()
                             if response.error_message:
                                 self._liveness.notice_death(model, response.error_message, asked)
+                                code, response.error_message = status_of_text(response.error_message)
+                                if by_status:
+                                    raise _ended(code, response.error_message)
                             if count is not None:
                                 count.read(response.infer_response)
                             yield _as_called(response, model)
                         if refused:
                             raise refused[0]
                     finally:
-                        if not call.done():
-                            call.cancel()
+                        call.leave()
         except grpc.aio.AioRpcError as error:
             if self._liveness.notice_death(model, error.details() or "", asked):
                 raise triton_unavailable(model, DIED) from error
@@ -280,6 +298,21 @@ def _as_called(response: Any, model: str) -> Any:
     if response.error_message and known is not None:
         response.error_message = response.error_message.replace(model, known[0])
     return response
+
+
+async def _while_there(requests: AsyncIterator[Any], refused: list[TidemillError]) -> AsyncIterator[Any]:
+    """A caller's requests until it leaves: what is raised while gRPC reads them would cancel the call to Triton."""
+    try:
+        async for request in requests:
+            yield request
+    except TidemillError as error:
+        refused.append(error)
+    except (Exception, asyncio.CancelledError) as error:
+        logger.debug("the requests of a stream ended: %r", error)
+
+
+def _ended(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
+    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
 
 
 async def _after(first: Any, others: AsyncIterator[Any]) -> AsyncIterator[Any]:

@@ -6,7 +6,7 @@ What changes the server (load, unload, shared memory, settings) is not passed on
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any, NoReturn, Protocol
 
@@ -40,11 +40,11 @@ class V2(Protocol):
     def stream(
         self,
         requests: AsyncIterator[Any],
-        timeout_s: float | None,
-        metadata: Sequence[tuple[str, str | bytes]],
         user: str = "",
+        *,
+        by_status: bool = False,
     ) -> AsyncGenerator[Any, None]:
-        """Answers of a decoupled model."""
+        """Answers of a decoupled model; `by_status`: its first error ends the stream, instead of a text in it."""
         ...
 
 
@@ -105,11 +105,9 @@ class KServe:
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:
         """Answers of a decoupled model."""
-        passed = [(key, value) for key, value in context.invocation_metadata() or () if key == _REAL_STATUS]
+        by_status = dict(context.invocation_metadata() or ()).get(_REAL_STATUS) == "true"
         try:
-            async with aclosing(
-                self._v2.stream(requests, context.time_remaining(), passed, user_of(context))
-            ) as responses:
+            async with aclosing(self._v2.stream(requests, user_of(context), by_status=by_status)) as responses:
                 async for response in responses:
                     yield response
         except grpc.aio.AioRpcError as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,6 +57,7 @@ from services.kit.engine import QUEUE_FULL
 from services.kit.errors import NotFoundError, TidemillError
 from services.kit.grpc.server import bind, create_server, finish_server
 from services.kit.telemetry.metrics import RequestMetrics
+from services.serving.adapters.triton_tensors import GONE, REQUEST
 from tests.dead_letters import MemoryLetters, MemoryMarks
 from tests.integration.gateway.console_peers import FakeCleaning, FakeJudges, FakeReviews, FakeTriggers, published
 from tests.integration.gateway.console_peers import answer as captured
@@ -86,6 +89,9 @@ class ReceivedCalls:
     metadata: list[dict[str, str | bytes]] = field(default_factory=list)
     remaining_s: list[float | None] = field(default_factory=list)
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a model was asked to stop."""
+    cancelled_calls: int = 0
+    """Calls to Triton that were cancelled, which could crash it."""
 
     def note(self, request: Any, context: Any) -> None:
         self.requests.append(request)
@@ -262,6 +268,7 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
 
     def __init__(self, seen: ReceivedCalls) -> None:
         self._seen = seen
+        self._departed: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     async def ServerLive(self, request: Any, context: Any) -> Any:  # noqa: N802
         return v2.ServerLiveResponse(live=True)
@@ -330,7 +337,18 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
             else:
                 yield v2.ModelStreamInferResponse(infer_response=await self.ModelInfer(request, context))
 
+    async def _left(self, departed: asyncio.Event) -> bool:
+        """Waits for a minute; whether the caller's departure was reported meanwhile."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(departed.wait(), 60)
+            self._seen.cancelled.set()
+        return departed.is_set()
+
     async def _write(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        if GONE in request.parameters:
+            self._departed[request.parameters[GONE].string_param].set()
+            return
+        departed = self._departed[request.parameters[REQUEST].string_param]
         if not request.inputs:  # whether the model lives
             yield v2.ModelStreamInferResponse(error_message="Give exactly one of `text` and `messages_json`.")
             return
@@ -338,13 +356,12 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
         self._seen.note_asked(asked, request)
         text = asked.text or asked.conversation.messages[-1].content
         try:
-            if text == "queue":
-                await asyncio.sleep(60)
+            if text == "queue" and await self._left(departed):
+                return
             if text == "full":
                 message = f"256 {QUEUE_FULL} {FULL_S} s."
-                # As Triton does: a status for who asks for it, otherwise a text in the stream.
-                if dict(context.invocation_metadata()).get("triton_grpc_error") == "true":
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, message)
+                # Triton would end the stream by a status for who asks for it, and could crash.
+                assert "triton_grpc_error" not in dict(context.invocation_metadata())
                 yield v2.ModelStreamInferResponse(error_message=message)
                 return
             if text == "fail":
@@ -355,10 +372,11 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
                 if text == "break":
                     yield v2.ModelStreamInferResponse(error_message="the runtime failed unexpectedly")
                     return
-                if text == "wait":
-                    await asyncio.sleep(60)
+                if text == "wait" and await self._left(departed):
+                    return
         except (asyncio.CancelledError, GeneratorExit):
-            self._seen.cancelled.set()
+            # It can crash Triton.
+            self._seen.cancelled_calls += 1
             raise
         yield _piece("", "stop" if asked.sampling.max_tokens else "length")
 

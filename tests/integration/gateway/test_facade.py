@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -27,6 +29,8 @@ from tidemill.ingest.v1.ingest_service_pb2_grpc import IngestServiceStub
 from tidemill.ingest.v1.record_pb2 import Record
 from tidemill.training.v1.training_service_pb2 import CreateRunRequest, GetRunRequest
 from tidemill.training.v1.training_service_pb2_grpc import TrainingServiceStub
+from tritonclient.grpc import service_pb2 as v2
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from gateway.facade.table import OWN, public_services
 from tests.faults.http2 import DATA, HEADERS, PREFACE, SETTINGS, fields, frame
@@ -107,6 +111,36 @@ def test_cancelling_reaches_the_service(mesh: Mesh, channel: grpc.Channel, auth:
     assert next(pieces).answer == ANSWER
     pieces.cancel()
     mesh.run(cancelled.wait())
+
+
+@pytest.mark.parametrize("deadline", [None, 0.5])
+def test_a_caller_of_kserve_that_leaves_its_stream_ends_the_generation(
+    mesh: Mesh, channel: grpc.Channel, auth: tuple[tuple[str, str], ...], deadline: float | None
+) -> None:
+    cancelled = mesh.peers.seen.cancelled
+    mesh.loop.call_soon_threadsafe(cancelled.clear)
+    request = v2.ModelInferRequest(model_name="headlines")
+    request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    request.raw_input_contents.append(struct.pack("<I", 4) + b"wait")
+    # What only the gateway may say.
+    request.parameters["tidemill_request"].string_param = "mine"
+    go = threading.Event()
+
+    def requests() -> Iterator[v2.ModelInferRequest]:
+        yield request
+        go.wait(60)
+
+    stub = GRPCInferenceServiceStub(channel)
+    before = mesh.peers.seen.cancelled_calls
+    pieces = stub.ModelStreamInfer(requests(), metadata=auth, timeout=deadline)
+    try:
+        assert next(pieces).infer_response.outputs
+        if deadline is None:
+            pieces.cancel()
+        mesh.run(cancelled.wait())
+    finally:
+        go.set()
+    assert mesh.peers.seen.cancelled_calls == before
 
 
 def test_the_services_own_error_details_arrive(channel: grpc.Channel, auth: tuple[tuple[str, str], ...]) -> None:

@@ -245,8 +245,11 @@ def test_a_stream_that_waits_is_kept_open_by_comments(
 def test_a_caller_that_hangs_up_ends_the_generation(mesh: Mesh, stream: bool, n: int) -> None:
     cancelled = mesh.peers.seen.cancelled
     mesh.loop.call_soon_threadsafe(cancelled.clear)
+    before = mesh.peers.seen.cancelled_calls
     body = {"model": "headlines", "stream": stream, "n": n, "messages": [{"role": "user", "content": "wait"}]}
     headers = {"authorization": f"Bearer {mesh.key}"}
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"http://{mesh.http}/v1/chat/completions", json=body, headers=headers, timeout=0.5)
     mesh.run(cancelled.wait())
+    # The model was asked to stop: a cancelled call can crash Triton.
+    assert mesh.peers.seen.cancelled_calls == before

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.inference.triton_models import turns
+from services.inference.triton_models import departures, turns
 from services.inference.triton_models.turns import CallerPriority, TurnQueue
 from services.serving.adapters import triton_tensors
 
@@ -93,6 +93,7 @@ def test_nothing_is_lost_and_turns_are_fair(pushed: list[tuple[str, bool]], gone
 
 def test_the_parameters_have_the_names_that_the_gateway_writes() -> None:
     assert (turns.CALLER, turns.BACKGROUND) == (triton_tensors.CALLER, triton_tensors.BACKGROUND)
+    assert (departures.REQUEST, departures.GONE) == (triton_tensors.REQUEST, triton_tensors.GONE)
     assert CallerPriority.of("") == CallerPriority.of("{}") == CallerPriority()
     assert CallerPriority.of(f'{{"{turns.CALLER}": "k", "{turns.BACKGROUND}": true}}') == CallerPriority(
         "k", background=True
