@@ -14,7 +14,7 @@ from services.ingest.engine.handling import handling_of
 class Policies:
     """Applies the policies, as they were when last read. Thread-safe.
 
-    They are kept in memory, so that records are accepted, and masked, while the database is away.
+    They are kept in memory, so that records are accepted, and masked, while the database is unavailable.
     """
 
     def __init__(self, store: SourceStore) -> None:
@@ -25,7 +25,7 @@ class Policies:
         """Reads them again: after a change, and now and then for changes that another process made.
 
         Raises:
-            UnavailableError: the database is away; those that were read before stay.
+            UnavailableError: the database is unavailable; those that were read before stay.
         """
         self._by_source = {source.spec.source: source.spec.policy for source in self._store.governed()}
 

@@ -40,7 +40,7 @@ class Handling:
         )
 
     def _masked_id(self, record: RawRecord) -> str:
-        """The identity; where it tells who someone is, another that stays the same."""
+        """The identity; where it shows who someone is, another that stays the same."""
         assert self._mask is not None
         if self._mask(record.record_id) == record.record_id:
             return record.record_id

@@ -76,7 +76,7 @@ class GuardedRequest:
         """Why the guard ended its calls, if it did."""
 
     async def answer(self, call: Any) -> Any:
-        """Awaits a call, which goes on to its end if the caller leaves."""
+        """Awaits a call, which continues to its end if the caller leaves."""
         self.watch(call)
         await ended(call)
         response = await call

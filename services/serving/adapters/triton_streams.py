@@ -108,7 +108,7 @@ class TritonStream:
 
 
 async def ended(call: Any) -> None:
-    """Waits for a call with one response; where the caller leaves, the call goes on to its end."""
+    """Waits for a call with one response; where the caller leaves, the call continues to its end."""
     done = asyncio.get_running_loop().create_future()
 
     def end(_call: Any) -> None:

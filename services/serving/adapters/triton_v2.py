@@ -41,7 +41,7 @@ from services.serving.domain.route import RoutedVersion
 
 logger = logging.getLogger(__name__)
 
-_LEAST_S = 60.0
+_SHORTEST_S = 60.0
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 """Of the protocol, as offered at both doors; Triton's other ones (repository, shared memory, traces, logs) are not."""
 
@@ -179,7 +179,7 @@ class TritonV2:
         with self._translated(version), self._noticed(version.server_model, asked):
             async with self._guard.request(version.server_model, self._turn().caller) as admitted:
                 # A caller whose deadline passes has left; a deadline of Triton's would cancel the call there.
-                call = self._stub.ModelInfer(request, timeout=max(timeout_s, _LEAST_S))
+                call = self._stub.ModelInfer(request, timeout=max(timeout_s, _SHORTEST_S))
                 response = await admitted.answer(call)
         if not response.outputs:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.

@@ -91,7 +91,7 @@ def test_a_pulled_source_is_masked_before_anything_keeps_it(harness: Harness) ->
     second = harness.pull(spec)
     assert (second.differences.added, second.differences.changed, second.differences.gone) == (0, 1, 1)
     assert seen(harness).records[3].record_id == two.record_id
-    # Of what is no record, the dead letters keep no more.
+    # The dead letters keep no original of what is not a record, either.
     harness.write((MAIL, "edited"), f'{{"id": "d", "mail": "{MAIL}"}}')
     harness.pull(spec)
     (refused,) = seen(harness).refused
