@@ -40,7 +40,9 @@ class TritonStream:
         asked: its requests, which may become more; each with an id of `add_request_id`.
         """
         self._stub, self._call, self._asked = stub, call, asked
-        self._responses: asyncio.Queue[Any] = asyncio.Queue(_AHEAD)
+        self._responses: asyncio.Queue[Any] = asyncio.Queue()
+        # Bounds the responses, and never the end.
+        self._room = asyncio.Semaphore(_AHEAD)
         self._error: BaseException | None = None
         self._left = False
         # Not the caller's task: where that is cancelled, gRPC cancels what it waits for.
@@ -58,6 +60,7 @@ class TritonStream:
         """
         response = await self._responses.get()
         if response is not _END:
+            self._room.release()
             return response
         self._responses.put_nowait(_END)
         if self._error is not None:
@@ -81,19 +84,18 @@ class TritonStream:
         if self._left or self._reading.done():
             return
         self._left = True
-        while not self._responses.empty():
-            self._responses.get_nowait()
+        self._room.release()
         _keep(asyncio.create_task(self._depart()))
 
     async def _read(self) -> None:
         try:
             async for response in self._call:
                 if not self._left:
-                    await self._responses.put(response)
-        except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                    await self._room.acquire()
+                    self._responses.put_nowait(response)
+        except (Exception, asyncio.CancelledError) as error:
             self._error = error
-        if not self._left:
-            await self._responses.put(_END)
+        self._responses.put_nowait(_END)
 
     async def _depart(self) -> None:
         for request in self._asked:

@@ -95,7 +95,8 @@ async def test_a_caller_who_leaves_has_the_model_asked_to_stop(writer: tuple[Wri
 async def test_a_caller_who_reads_nothing_gets_little_ahead(writer: tuple[Writer, grpc.aio.Channel]) -> None:
     servicer, channel = writer
     stream = opened(channel)
-    await eventually(lambda: stream._responses.full())
+    await eventually(lambda: servicer.written > 64)
+    await eventually(lambda: stream._room.locked())
     assert stream._responses.qsize() == 64
     stream.leave()
     await eventually(stream.done)
