@@ -139,7 +139,7 @@ def test_what_comes_by_four_ways_through_a_kill_is_there_once(mesh: Mesh, world:
     world.set_items({f"item-{n}": f"The item number {n} of the shop is sold out" for n in range(35)})
     world.log(0, 200)
     world.push({f"note-{n}": f"The partner's note number {n} about a delivery" for n in range(60)})
-    mesh.tidemill("sources", "put", str(file))
+    mesh.tidemill("sources", "put", str(file), *(word for source in PULLED for word in ("--source", source)))
     for source in PULLED:
         wait_until(partial(collected, mesh, source), f"the first collection of {source}")
 
@@ -156,6 +156,8 @@ def test_what_comes_by_four_ways_through_a_kill_is_there_once(mesh: Mesh, world:
     wait_until(lambda: mesh.now().children["ingest"].healthy, "ingest")
 
     version = mesh.json("dataset", "build", str(file))
+    # The build has declared it.
+    assert "others push it" in mesh.tidemill("sources", "show", "partner").stdout
     assert version["state"] == "STATE_READY", version
     assert rows(version["uri"], "rejected", "source", "record_id", "reason") == [("shop-api", "item-8", "too_short")]
     del world.texts["shop-api"]["item-8"]
@@ -167,5 +169,5 @@ def test_what_comes_by_four_ways_through_a_kill_is_there_once(mesh: Mesh, world:
     assert sorted(key for key, _ in found["docs-site"]) == sorted(world.pages)
     assert all("The miller opened the gate" in text for _, text in found["docs-site"])
     assert set(found) == {*world.texts, "docs-site"}
-    for source in PULLED:
+    for source in (*PULLED, "partner"):
         mesh.tidemill("sources", "delete", source)
