@@ -23,6 +23,7 @@ _ALONE: Final = re.compile(
 _BOUNDARY: Final = re.compile(r"[ \t>]{0,8}--[-=_\w.+/:' ]{6,80}[ \t]*$")
 _SEPARATOR: Final = re.compile(r"[ \t>]{0,8}>?From \S+ .{0,30}\d\d:\d\d.{0,40}$")
 _MIN_SHARE: Final = 0.5
+_MAX_FORWARDED: Final = 16
 
 
 class StripMailHeaders(TextMap[TextMapParams]):
@@ -45,7 +46,12 @@ class StripMailHeaders(TextMap[TextMapParams]):
             while end < len(lines) and lines[end].strip(" \t>\r"):
                 end += 1
             block = lines[start:end]
-            first = _start_of_headers(block)
+            first = len(block)
+            # Above the headers of one message there may be those of the one that it was forwarded with.
+            for _ in range(_MAX_FORWARDED):
+                before, first = first, _start_of_headers(block[:first])
+                if first == before:
+                    break
             changed = changed or first < len(block)
             kept += block[:first]
             # The empty line behind it.

@@ -57,7 +57,10 @@ class StripQuotes(TextMap[TextMapParams]):
             removed = [False] * end
         if end == len(lines) and not any(removed):
             return text
-        return "\n".join(line for line, is_one in zip(lines, removed, strict=False) if not is_one).rstrip()
+        kept = [line for line, is_one in zip(lines, removed, strict=False) if not is_one]
+        while kept and not kept[-1].strip():
+            kept.pop()
+        return "\n".join(kept)
 
 
 def _is_quoted(line: str) -> bool:
