@@ -197,11 +197,17 @@ def crowd(mesh: Mesh) -> Iterator[None]:
         before = len(mesh.peers.seen.requests)
         written = pb.GenerateRequest(model="models/headlines", text=_FOREVER)
         predicted = pb.PredictRequest(model="models/reviews", texts=[_FOREVER])
-        waiting: list[grpc.Future[Any]] = []
-        for _ in range(_WAITING):
-            waiting.append(stub.Generate.future(written, metadata=sent, timeout=60))
-            waiting.append(stub.Predict.future(predicted, metadata=sent, timeout=60))
-        wait_until(lambda: len(mesh.peers.seen.requests) >= before + len(waiting), "the crowd")
+        asks = [partial(stub.Generate.future, written), partial(stub.Predict.future, predicted)] * _WAITING
+        waiting = [ask(metadata=sent, timeout=60) for ask in asks]
+
+        def are_there() -> bool:
+            for at, ask in enumerate(asks):
+                # Refused: a place of an earlier crowd is not free yet.
+                if waiting[at].done():
+                    waiting[at] = ask(metadata=sent, timeout=60)
+            return len(mesh.peers.seen.requests) >= before + len(waiting)
+
+        wait_until(are_there, "the crowd")
         try:
             yield
         finally:
