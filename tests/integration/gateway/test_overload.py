@@ -197,7 +197,11 @@ def crowd(mesh: Mesh) -> Iterator[None]:
         before = len(mesh.peers.seen.requests)
         written = pb.GenerateRequest(model="models/headlines", text=_FOREVER)
         predicted = pb.PredictRequest(model="models/reviews", texts=[_FOREVER])
-        asks = [partial(stub.Generate.future, written), partial(stub.Predict.future, predicted)] * _WAITING
+        both: list[Callable[..., Any]] = [
+            partial(stub.Generate.future, written),
+            partial(stub.Predict.future, predicted),
+        ]
+        asks = both * _WAITING
         waiting = [ask(metadata=sent, timeout=60) for ask in asks]
 
         def are_there() -> bool:
