@@ -17,7 +17,6 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
 from tidemill.cleaning.v1.dataset_pb2 import DatasetSpec, DatasetVersion
 from tidemill.ingest.v1.ingest_service_pb2 import CreateImportRequest
 from tidemill.ingest.v1.source_import_pb2 import Import
-from tidemill.ingest.v1.source_service_pb2 import PutSourceRequest
 
 from gateway.cli.connection import Connection, connect
 from gateway.cli.dataset_commands import VersionName, dataset, find_version, print_version, replaced
@@ -25,6 +24,7 @@ from gateway.cli.file_inputs import AllowOption, make_readable
 from gateway.cli.import_view import imported, states
 from gateway.cli.output import EXIT_INTERRUPTED, AddressOption, JsonOption, as_json, print_json, stderr, stdout
 from gateway.cli.pipeline_file import PipelineFile, load_dataset
+from gateway.cli.source_commands import put_source
 from services.kit.errors import FailedPreconditionError, FieldViolation, InvalidArgumentError
 from services.kit.ids import new_id
 
@@ -120,8 +120,10 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
     except InvalidArgumentError as error:
         raise file.locate(error, "dataset.") from error
     pulled = [number for number, source in enumerate(spec.sources) if not source.HasField("pushed")]
-    for number in set(range(len(spec.sources))) - set(pulled):
-        _declare(connection, file, number)
+    for number, source in enumerate(spec.sources):
+        if source.HasField("pushed"):
+            # Its policy holds from its declaration on.
+            put_source(connection, file, number)
     begun = [_import(connection, file, number) for number in pulled]
     imports = [imported(connection, each, console) for each in begun]
     version = _built(connection, spec.dataset.name, imports, console)
@@ -137,16 +139,6 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
             reason=version.failure.reason or "WORK_CANCELLED",
         )
     return version
-
-
-def _declare(connection: Connection, file: PipelineFile, number: int) -> None:
-    """Declares a source that others push, so that its policy holds from now on."""
-    request = PutSourceRequest(request_id=new_id(), spec=file.spec.sources[number])
-    try:
-        with connection.errors():
-            connection.sources.PutSource(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
-    except InvalidArgumentError as error:
-        raise file.locate(error, f"sources[{number}].") from error
 
 
 def _import(connection: Connection, file: PipelineFile, number: int, *, resend: bool = False) -> Import:

@@ -21,7 +21,7 @@ from tidemill.ingest.v1.source_service_pb2 import (
 )
 
 from gateway.cli.allowed_sources import source_uri
-from gateway.cli.connection import connect
+from gateway.cli.connection import Connection, connect
 from gateway.cli.file_inputs import AllowOption, make_readable
 from gateway.cli.import_view import imported
 from gateway.cli.output import (
@@ -37,7 +37,7 @@ from gateway.cli.output import (
     stdout,
 )
 from gateway.cli.pages import pages
-from gateway.cli.pipeline_file import load_sources
+from gateway.cli.pipeline_file import PipelineFile, load_sources
 from gateway.cli.resource_names import source_name
 from gateway.cli.views.text import moment
 from services.kit.errors import InvalidArgumentError
@@ -81,14 +81,23 @@ def put(
         for number, spec in enumerate(loaded.spec.sources):
             if only and spec.source not in only:
                 continue
-            request = PutSourceRequest(request_id=new_id(), spec=spec)
-            try:
-                with connection.errors():
-                    answer = connection.sources.PutSource(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
-            except InvalidArgumentError as error:
-                raise loaded.locate(error, f"sources[{number}].") from error
-            found.append(answer.source)
+            found.append(put_source(connection, loaded, number))
     _print_list(found, json_wanted)
+
+
+def put_source(connection: Connection, file: PipelineFile, number: int) -> Source:
+    """Declares a source of a file; returns it as it is now.
+
+    Raises:
+        InvalidArgumentError: names line and field of what is wrong with it.
+    """
+    request = PutSourceRequest(request_id=new_id(), spec=file.spec.sources[number])
+    try:
+        with connection.errors():
+            answer = connection.sources.PutSource(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
+    except InvalidArgumentError as error:
+        raise file.locate(error, f"sources[{number}].") from error
+    return answer.source
 
 
 @sources.command("list")
