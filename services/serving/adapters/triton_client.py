@@ -51,6 +51,7 @@ from services.serving.adapters.triton_tensors import (
     add_trace,
     add_turn,
     contents_of,
+    departure_of,
     float_rows,
     once,
     piece_of,
@@ -163,7 +164,7 @@ class TritonClient:
         with self._errors(model) as asked:
             async with self._guard.request(model, self._turn().caller) as guarded:
                 answers = RequestStream(self._stub.ModelStreamInfer(once(request), timeout=_GENERATION_S))
-                call = TritonStream(self._stub, answers, [request])
+                call = TritonStream(self._stub, answers, [departure_of(request)])
                 guarded.watch(call)
                 try:
                     async with self._liveness.watched(model, call) as stream:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from services.kit.grpc.request_streams import RequestStream
-from services.serving.adapters.triton_tensors import departure_of, once
+from services.serving.adapters.triton_tensors import once
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +33,13 @@ _tasks: set[asyncio.Task[None]] = set()
 class TritonStream:
     """The responses of one `ModelStreamInfer`, each once; call `leave` when no more are wanted."""
 
-    def __init__(self, stub: Any, call: RequestStream, asked: Sequence[pb.ModelInferRequest]) -> None:
+    def __init__(self, stub: Any, call: RequestStream, departures: Iterable[pb.ModelInferRequest]) -> None:
         """Args:
         stub: of Triton.
         call: the stream.
-        asked: its requests, which may become more; each with an id of `add_request_id`.
+        departures: what asks the model to stop, by `departure_of`; read when the caller leaves.
         """
-        self._stub, self._call, self._asked = stub, call, asked
+        self._stub, self._call, self._departures = stub, call, departures
         self._responses: asyncio.Queue[Any] = asyncio.Queue()
         # Bounds the responses, and never the end.
         self._room = asyncio.Semaphore(_AHEAD)
@@ -98,9 +98,9 @@ class TritonStream:
         self._responses.put_nowait(_END)
 
     async def _depart(self) -> None:
-        for request in self._asked:
+        for departure in tuple(self._departures):
             try:
-                async for _ in self._stub.ModelStreamInfer(once(departure_of(request)), timeout=_DEPARTURE_S):
+                async for _ in self._stub.ModelStreamInfer(once(departure), timeout=_DEPARTURE_S):
                     pass
             except grpc.aio.AioRpcError as error:
                 logger.warning("a model was not asked to stop: %s", error.details())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +31,7 @@ from services.serving.adapters.triton_errors import (
 from services.serving.adapters.triton_guard import TritonGuard
 from services.serving.adapters.triton_liveness import Asked, Liveness
 from services.serving.adapters.triton_streams import TritonStream
-from services.serving.adapters.triton_tensors import add_request_id, add_trace, add_turn
+from services.serving.adapters.triton_tensors import add_request_id, add_trace, add_turn, departure_of
 from services.serving.adapters.v2_tokens import TokenCount
 from services.serving.app.ports import Meter, NotLoadedError
 from services.serving.app.routing import RoutingTable
@@ -42,6 +43,7 @@ from services.serving.domain.route import RoutedVersion
 logger = logging.getLogger(__name__)
 
 _SHORTEST_S = 60.0
+_DEPARTURES = 64
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 """Of the protocol, as offered at both doors; Triton's other ones (repository, shared memory, traces, logs) are not."""
 
@@ -202,7 +204,8 @@ class TritonV2:
         version = self._choose(first, user)
         model, asked = version.server_model, self._liveness.asked(version.server_model)
         refused: list[TidemillError] = []
-        sent: list[Any] = []
+        # Of the newest requests only: a stream may have very many.
+        departures: deque[Any] = deque(maxlen=_DEPARTURES)
 
         async def traced() -> AsyncIterator[Any]:
             nonlocal model
@@ -222,14 +225,14 @@ class TritonV2:
                 add_request_id(request)
                 if count is not None:
                     count.ask(request)
-                sent.append(request)
+                departures.append(departure_of(request))
                 yield request
 
         try:
             with self._translated(version):
                 async with self._guard.request(version.server_model, self._turn().caller) as admitted:
                     # Without the caller's deadline: where that passes, the caller has left.
-                    call = TritonStream(self._stub, RequestStream(self._stub.ModelStreamInfer(traced())), sent)
+                    call = TritonStream(self._stub, RequestStream(self._stub.ModelStreamInfer(traced())), departures)
                     admitted.watch(call)
                     try:
                         async for response in call:

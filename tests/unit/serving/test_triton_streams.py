@@ -19,7 +19,7 @@ from services.kit.grpc.request_streams import RequestStream
 from services.serving.adapters.triton_guard import Limits, TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_streams import TritonStream
-from services.serving.adapters.triton_tensors import GONE, REQUEST, add_request_id, add_turn, once
+from services.serving.adapters.triton_tensors import GONE, REQUEST, add_request_id, add_turn, departure_of, once
 from services.serving.domain.answer import CallerPriority
 from tests.waiting import eventually
 
@@ -69,7 +69,7 @@ async def writer() -> AsyncIterator[tuple[Writer, grpc.aio.Channel]]:
 def opened(channel: grpc.aio.Channel) -> TritonStream:
     stub, request = GRPCInferenceServiceStub(channel), pb.ModelInferRequest(model_name="m.1")
     add_request_id(request)
-    return TritonStream(stub, RequestStream(stub.ModelStreamInfer(once(request))), [request])
+    return TritonStream(stub, RequestStream(stub.ModelStreamInfer(once(request))), [departure_of(request)])
 
 
 async def test_a_caller_who_leaves_has_the_model_asked_to_stop(writer: tuple[Writer, grpc.aio.Channel]) -> None:
