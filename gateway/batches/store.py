@@ -26,6 +26,7 @@ from services.kit.errors import (
 )
 from services.kit.ids import ID_PATTERN, new_id
 from services.kit.storage.disk import DiskGuard
+from services.kit.whole_files import replace_text, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +103,8 @@ class BatchStore:
             )
         file_id, now = f"file-{new_id()}", int(self._clock())
         path = files / file_id
-        with path.with_suffix(".part").open("wb") as target:
+        with replacing(path) as target:
             shutil.copyfileobj(source, target)
-        path.with_suffix(".part").replace(path)
         return self._register(
             tenant,
             FileObject(id=file_id, bytes=size, created_at=now, expires_at=now + keep_s, filename=name, purpose="batch"),
@@ -319,9 +319,7 @@ class BatchStore:
 
 
 def _write(path: Path, value: BaseModel) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(value.model_dump_json().encode())
-    partial.replace(path)
+    replace_text(path, value.model_dump_json())
 
 
 def _read(path: Path, kind: type[M]) -> M | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +27,7 @@ from gateway.keys.key import USUAL_ROLES, ApiKey, KeyLimits, Role, digest_key, g
 from services.kit.clock import Clock, SystemClock
 from services.kit.errors import FailedPreconditionError, NotFoundError
 from services.kit.storage.database import open_database, read_only
+from services.kit.whole_files import OWNER_ONLY, replace_text
 
 metadata = MetaData()
 _keys = Table(
@@ -205,11 +205,7 @@ def write_local_key(state: Path, text: str) -> None:
     """Writes this machine's key to `<state>/api-key`, readable by its owner only."""
     path = state / KEY_FILE
     state.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    partial.replace(path)
+    replace_text(path, text + "\n", OWNER_ONLY)
 
 
 def _values(key: ApiKey) -> dict[str, Any]:

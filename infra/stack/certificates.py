@@ -38,6 +38,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from infra.stack.errors import StackError
 from services.kit.ids import new_id
 from services.kit.storage.file_lock import locked
+from services.kit.whole_files import OWNER_ONLY, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -349,10 +350,5 @@ def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Replaces a file atomically; only its owner can read it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with replacing(path, OWNER_ONLY) as file:
         file.write(content)
-    partial.replace(path)

@@ -22,13 +22,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from infra.stack import confine
-from infra.stack.assets.store import write_atomically
 from infra.stack.child import User
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, import_roots
 from infra.stack.libpython import find_libpython
 from infra.stack.state import read_state
 from infra.stack.triton import shared_memory_prefix
+from services.kit.whole_files import replace_text
 
 USER = "TIDEMILL_USER"
 """Environment variable: the user (name, uid or uid:gid) of a mesh that root starts, if root owns its state so far."""
@@ -88,7 +88,7 @@ def show(layout: Layout, folders: Iterable[Path]) -> None:
     of_mesh = every.setdefault(str(layout.state.root), [])
     if new := [str(folder) for folder in folders if str(folder) not in of_mesh]:
         of_mesh += new
-        write_atomically(_note_file(layout), json.dumps(every, indent=1))
+        replace_text(_note_file(layout), json.dumps(every, indent=1))
 
 
 def refuse_home_of_others(layout: Layout) -> None:

@@ -11,9 +11,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from infra.stack.addresses import Addresses
-from infra.stack.assets.store import write_atomically
 from infra.stack.layout import Layout
 from infra.stack.process import is_alive
+from services.kit.whole_files import replace_text
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ def write_state(path: Path, stack: StackState) -> None:
     }
     for child in value["children"].values():
         del child["healthy"], child["health"]
-    write_atomically(path, json.dumps(value, indent=2) + "\n")
+    replace_text(path, json.dumps(value, indent=2) + "\n")
 
 
 def read_state(layout: Layout) -> StackState:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from infra.stack import certificates
 from infra.stack.addresses import Addresses
-from infra.stack.assets.store import one_at_a_time, place_folder
+from infra.stack.assets.store import place_folder
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import Home, Layout, import_roots
@@ -147,8 +147,7 @@ def place_backends(home: Home) -> Path:
         target.chmod(0o755)
 
     place = home.triton / f"{version}-python{python}-numpy{numpy}" / "backends"
-    with one_at_a_time(home.triton):
-        return place_folder(place, f"{PACKAGE} {version}", build)
+    return place_folder(place, f"{PACKAGE} {version}", build)
 
 
 def shared_memory_prefix(layout: Layout) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.kit.errors import FailedPreconditionError
+from services.kit.whole_files import OWNER_ONLY, replacing
 
 FILE_NAME = "source-roots.json"
 
@@ -58,13 +59,9 @@ def add_roots(file: Path, roots: Sequence[str]) -> None:
         wanted = [*present, *(root for root in dict.fromkeys(roots) if root not in present)]
         if wanted == present:
             return
-        draft = file.with_name(f".{FILE_NAME}.{os.getpid()}")
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as stream:
-            json.dump({"roots": wanted}, stream, indent=1)
-            _give_to_owner(descriptor, file.parent)
-        draft.replace(file)
+        with replacing(file, OWNER_ONLY) as stream:
+            stream.write(json.dumps({"roots": wanted}, indent=1).encode())
+            _give_to_owner(stream.fileno(), file.parent)
 
 
 def _give_to_owner(descriptor: int, folder: Path) -> None:

@@ -48,7 +48,7 @@ class _RefusedWrites(SmallDisk):
         def refuse(path: Path, _text: str) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-        self._patch.setattr("infra.stack.state.write_atomically", refuse)
+        self._patch.setattr("infra.stack.state.replace_text", refuse)
         self._ballast.touch()
 
     def free(self) -> None:

@@ -6,11 +6,8 @@ long as these agree the file is used without reading it; otherwise it is digeste
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +16,8 @@ from typing import Protocol
 
 from infra.stack.assets.table import AssetFile
 from infra.stack.errors import AssetError
+from services.kit.storage.file_lock import locked
+from services.kit.whole_files import replace_text
 
 _CHUNK = 1 << 20
 
@@ -70,20 +69,7 @@ def is_checked(path: Path, size: int, sha256: str) -> bool:
 
 def mark(path: Path, sha256: str) -> None:
     """Records that the current content of `path` was checked."""
-    write_atomically(_marker(path), json.dumps(_print_of(path, sha256)))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that a reader sees the old or the new content, never a part."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        # A leftover would keep a full disk full.
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
+    replace_text(_marker(path), json.dumps(_print_of(path, sha256)))
 
 
 def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Path:
@@ -99,8 +85,9 @@ def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Pa
     """
     if is_checked(target, asset.size, asset.sha256):
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target) as folder:
+        if is_checked(target, asset.size, asset.sha256):  # by another thread or process, since
+            return target
         got = fetch(folder)
         digest = sha256_of(got)
         if digest != asset.sha256:
@@ -110,20 +97,26 @@ def take_in(asset: AssetFile, fetch: Callable[[Path], Path], target: Path) -> Pa
                 metadata={"file": asset.filename, "sha256": digest},
             )
         got.replace(target)
-    mark(target, asset.sha256)
+        mark(target, asset.sha256)
     return target
 
 
 @contextmanager
 def scratch(target: Path) -> Iterator[Path]:
-    """An empty folder on the file system of `target`, removed at the end."""
-    folder = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
+    """An empty folder on the file system of `target`, removed at the end.
+
+    Only one thread of one process has it: the next one that makes the same target waits. What a killed process has
+    left in it is removed.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = target.with_name(f".{target.name}.partial")
+    with locked(target.with_name(f".{target.name}.lock")):
         shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def place_folder(target: Path, recipe: str, build: Callable[[Path], None]) -> Path:
@@ -135,10 +128,15 @@ def place_folder(target: Path, recipe: str, build: Callable[[Path], None]) -> Pa
         build: fills an empty folder.
     """
     note = target / ".recipe"
-    if note.is_file() and note.read_text(encoding="utf-8") == recipe:
+
+    def current() -> bool:
+        return note.is_file() and note.read_text(encoding="utf-8") == recipe
+
+    if current():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     with scratch(target) as folder:
+        if current():  # made by another thread or process, since
+            return target
         content = folder / "content"
         content.mkdir()
         build(content)
@@ -153,6 +151,5 @@ def place_folder(target: Path, recipe: str, build: Callable[[Path], None]) -> Pa
 def one_at_a_time(home: Path) -> Iterator[None]:
     """Keeps two processes of this machine from preparing the same home at once; the second waits."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / ".prepare.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(home / ".prepare.lock"):
         yield

@@ -26,6 +26,7 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.ids import new_id
+from services.kit.whole_files import replacing
 
 
 def file_digest(path: Path) -> str:
@@ -243,12 +244,8 @@ class ArtifactStore:
         """
         target = local_path(uri)
         if target is not None:
-            partial = target.with_name(f".{target.name}.{new_id()}")
-            try:
-                shutil.copyfile(source, partial)
-                partial.replace(target)
-            finally:
-                partial.unlink(missing_ok=True)
+            with source.open("rb") as content, replacing(target) as file:
+                shutil.copyfileobj(content, file)
             return
         filesystem, path = filesystem_of(uri)
         with translate_store_errors(uri):

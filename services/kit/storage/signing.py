@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from services.kit.errors import FailedPreconditionError
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import digest_files, file_digest, files_below
+from services.kit.whole_files import replacing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -69,9 +70,8 @@ class SigningKey:
         self.trusted.mkdir(parents=True, exist_ok=True)
         target = self.trusted / f"{fingerprint}.pub"
         if not target.is_file() or target.read_bytes() != public:
-            partial = self.trusted / f".{fingerprint}.{new_id()}"
-            partial.write_bytes(public)
-            partial.replace(target)
+            with replacing(target) as file:
+                file.write(public)
             logger.info("builds are signed with the key %s", fingerprint[:16])
         return fingerprint
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 from services.kit.errors import UnavailableError
 from services.kit.storage.artifacts import ArtifactStore, filesystem_of, local_path, translate_store_errors
+from services.kit.whole_files import OWNER_ONLY, replacing
 from services.pipeline.domain.cycle import Json
 
 
@@ -28,9 +29,8 @@ class StoredLessonFiles:
         else:
             try:
                 own.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                partial = own.with_name(f".{own.name}.{os.getpid()}")
-                _write(partial, lines)
-                partial.replace(own)
+                with replacing(own, OWNER_ONLY) as file:
+                    _write(file, lines)
             except OSError as error:
                 raise UnavailableError(f"{own} cannot be written: {error}.", metadata={"uri": uri}) from error
         return uri
@@ -38,14 +38,12 @@ class StoredLessonFiles:
     def _upload(self, uri: str, lines: Iterable[Json]) -> None:
         filesystem, path = filesystem_of(uri)
         with tempfile.TemporaryDirectory(prefix="tidemill-lessons-") as scratch, translate_store_errors(uri):
-            file = Path(scratch) / "answers.jsonl"
-            _write(file, lines)
-            filesystem.put_file(str(file), path)
+            answers = Path(scratch) / "answers.jsonl"
+            with answers.open("wb") as file:
+                _write(file, lines)
+            filesystem.put_file(str(answers), path)
 
 
-def _write(path: Path, lines: Iterable[Json]) -> None:
-    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _write(file: IO[bytes], lines: Iterable[Json]) -> None:
+    for line in lines:
+        file.write(json.dumps(line, ensure_ascii=False, sort_keys=True).encode() + b"\n")

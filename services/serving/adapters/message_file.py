@@ -10,6 +10,8 @@ from typing import Generic, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
+from services.kit.whole_files import OWNER_ONLY, replace_text
+
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
@@ -35,15 +37,10 @@ class MessageFile(Generic[M]):
 
     def save(self, message: M) -> None:
         """Replaces it. If that fails, this process keeps serving, and the log says so once."""
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # For this user only: the rules of capture carry a key.
-            with open(partial, "w", encoding="utf-8", opener=_private) as file:
-                file.write(json_format.MessageToJson(message, preserving_proto_field_name=True))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(self.path)
+            replace_text(self.path, json_format.MessageToJson(message, preserving_proto_field_name=True), OWNER_ONLY)
         except OSError as error:
             if not self._failing:
                 logger.warning("%s cannot be written; a restart would have to ask for it: %s", self.path, error)

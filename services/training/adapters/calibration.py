@@ -15,6 +15,7 @@ from typing import Any
 
 from services.kit.errors import UnavailableError
 from services.kit.ids import content_digest
+from services.kit.whole_files import replace_text
 from services.training.adapters.machine import main_memory
 from services.training.domain.device import HERE, Device, Speed
 from services.training.domain.tasks import Architecture
@@ -70,9 +71,7 @@ class MeasuredMachine:
     def _keep(self, architecture: Architecture, found: Mapping[str, Any]) -> None:
         file = self._file(architecture)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(found), encoding="utf-8")
-        partial.replace(file)
+        replace_text(file, json.dumps(found))
 
 
 def _measure(architecture: Architecture) -> dict[str, Any]:

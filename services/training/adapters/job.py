@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from services.kit.progress import Progress
+from services.kit.whole_files import replace_text
 from services.training.domain.report import LossPoint
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods import stored_method
@@ -198,10 +199,4 @@ def read_loss_curve(folder: Path) -> tuple[LossPoint, ...]:
 
 def write_json(path: Path, value: object) -> None:
     """Replaces a file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(value, ensure_ascii=False, indent=1))
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
+    replace_text(path, json.dumps(value, ensure_ascii=False, indent=1))

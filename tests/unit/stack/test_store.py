@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,11 @@ def fetching(content: bytes, calls: list[Path]) -> Callable[[Path], Path]:
     return fetch
 
 
+def left_in(folder: Path) -> list[str]:
+    """The names of what lies there, without the notes and locks of the store."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith((".checked", ".lock")))
+
+
 def refuse(folder: Path) -> Path:
     raise AssertionError("fetched again")
 
@@ -45,7 +52,7 @@ def test_another_content_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / ASSET.filename
     with pytest.raises(AssetError, match="mirror settings"):
         take_in(ASSET, fetching(CONTENT + b"!", []), target)
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == []
 
 
 def test_a_fetch_that_breaks_leaves_nothing(tmp_path: Path) -> None:
@@ -55,7 +62,35 @@ def test_a_fetch_that_breaks_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         take_in(ASSET, broken, tmp_path / ASSET.filename)
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == []
+
+
+def test_what_a_killed_fetch_has_left_is_in_nobody_s_way(tmp_path: Path) -> None:
+    left = tmp_path / f".{ASSET.filename}.partial"
+    left.mkdir()
+    (left / "part").write_bytes(b"half")
+    take_in(ASSET, fetching(CONTENT, []), tmp_path / ASSET.filename)
+    assert left_in(tmp_path) == [ASSET.filename]
+
+
+def test_two_that_want_the_same_file_at_once_fetch_it_once(tmp_path: Path) -> None:
+    target = tmp_path / ASSET.filename
+    calls: list[Path] = []
+    first_is_fetching, go_on = threading.Event(), threading.Event()
+
+    def slow(folder: Path) -> Path:
+        first_is_fetching.set()
+        assert go_on.wait(10)
+        return fetching(CONTENT, calls)(folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(take_in, ASSET, slow, target)
+        assert first_is_fetching.wait(10)
+        second = pool.submit(take_in, ASSET, refuse, target)
+        assert wait([second], timeout=0.2).not_done
+        go_on.set()
+        assert first.result() == second.result() == target
+    assert len(calls) == 1
 
 
 def test_a_file_that_was_changed_is_fetched_again(tmp_path: Path) -> None:
@@ -98,7 +133,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="disk full"):
         place_folder(target, "v1", half)
-    assert list(tmp_path.iterdir()) == []
+    assert left_in(tmp_path) == []
 
 
 def test_a_folder_is_built_again_when_its_recipe_changes(tmp_path: Path) -> None:
