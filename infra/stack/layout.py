@@ -147,6 +147,11 @@ class State:
         return self.root / "keys" / "peers"
 
     @property
+    def pseudonym_key(self) -> Path:
+        """The secret of the pseudonyms in masked texts."""
+        return self.root / "keys" / "pseudonyms"
+
+    @property
     def metrics_token(self) -> Path:
         """The token with which Prometheus reads the metrics of this mesh's processes."""
         return self.root / "metrics.token"

@@ -163,6 +163,7 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         "TIDEMILL_TRUSTED_MODEL_KEYS": str(state.model_keys / "trusted"),
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
         "TIDEMILL_METRICS_TOKEN_FILE": str(state.metrics_token),
+        "TIDEMILL_PSEUDONYM_KEY_FILE": str(state.pseudonym_key),
         **{name: os.environ[name] for name in STORES if os.environ.get(name)},
     }
     uses = {
@@ -278,7 +279,9 @@ def _prepare(layout: Layout, service: Service, addresses: Addresses) -> Program:
         folder.mkdir(parents=True, exist_ok=True)
     if not os.environ.get("TIDEMILL_PEER_CERT"):
         certificates.place(layout.state.peer_keys)
-    place_secret(layout.state.metrics_token)
+    for secret in (layout.state.metrics_token, layout.state.pseudonym_key):
+        secret.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place_secret(secret)
     return Program(
         command=(sys.executable, "-m", service.module),
         environment={**os.environ, **environment(layout, addresses, service)},

@@ -38,6 +38,7 @@ from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings
+from services.kit.errors import FailedPreconditionError
 from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
@@ -45,6 +46,7 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
+from services.masking.pseudonyms import Pseudonyms
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
@@ -56,7 +58,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
     clock = SystemClock()
     records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
-    recipes = RecipeCache(default_registry(), FolderTables(settings.data_dir))
+    recipes = RecipeCache(default_registry(pseudonym_key(settings.pseudonym_key_file)), FolderTables(settings.data_dir))
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
@@ -115,6 +117,27 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[pool.close, backlog.close, publisher.close, engine.dispose],
     )
+
+
+def pseudonym_key(file: Path | None) -> bytes:
+    """The secret of pseudonyms; empty where no file is named.
+
+    Raises:
+        FailedPreconditionError: the file cannot be used.
+    """
+    if file is None:
+        return b""
+    try:
+        key = bytes.fromhex(file.read_text(encoding="utf-8"))
+        Pseudonyms(key)
+    except (OSError, ValueError) as error:
+        raise FailedPreconditionError(
+            f"The key of pseudonyms in {file} cannot be used ({error}): put back the file that this mesh had. A new "
+            "one would give every address another token.",
+            reason="PSEUDONYM_KEY_UNUSABLE",
+            metadata={"file": str(file)},
+        ) from error
+    return key
 
 
 def main() -> None:

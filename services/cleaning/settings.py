@@ -16,6 +16,11 @@ class CleaningSettings(ServiceSettings):
         default_factory=lambda: home_dir() / "data",
         description="folder of the prepared example data, and of tables of synonyms: `<name>/synonyms.txt`",
     )
+    pseudonym_key_file: Path | None = Field(
+        None,
+        description="file with the secret of pseudonyms in masked texts, 64 hexadecimal digits; keep it: with another "
+        "one the same address gets another token; none when unset",
+    )
     await_timeout_s: float = Field(
         600.0, gt=0, description="a build fails when no awaited record has arrived for this many seconds"
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 OWNER_ONLY = 0o600
-"""The mode of a file that nobody but its owner may read or write."""
+"""The mode of a file that only its owner may read or write."""
 
 
 @contextmanager

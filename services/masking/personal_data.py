@@ -19,6 +19,7 @@ from services.masking.code_points import CodePoints, code_points
 from services.masking.invisible import INVISIBLE
 from services.masking.pii_gate import Gate
 from services.masking.pii_patterns import KINDS, PROVINCES, Kind, Rule, rules_of
+from services.masking.pseudonyms import SUFFIX, Pseudonyms
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,33 +76,44 @@ def tokens_of(tokens: Mapping[str, str]) -> Mapping[str, str]:
     return {**_TOKENS, **tokens}
 
 
-def wrong_tokens(tokens: Mapping[str, str]) -> str:
-    """What is wrong with replacements by kind; empty if nothing is."""
+def wrong_tokens(tokens: Mapping[str, str], pseudonyms: bool = False) -> str:
+    """What is wrong with replacements by kind; empty if nothing is. Pseudonyms need brackets around a token."""
     for kind, token in tokens.items():
         if kind not in _TOKENS:
             return f"contains {kind!r}, which is not one of {', '.join(_TOKENS)}"
         if len(token) > _MAX_TOKEN_CHARS:
             return f"contains a token of {len(token)} characters, at most {_MAX_TOKEN_CHARS}"
+        if pseudonyms and not _BRACKETS.fullmatch(token):
+            return f"contains {token!r}, to which no pseudonym can be added: write it in brackets, such as [EMAIL]"
     return ""
 
 
 class PersonalData:
     """Finds personal data of some kinds, and replaces it by a token for its kind. Thread-safe."""
 
-    def __init__(self, kinds: Iterable[Kind] = MASKED_KINDS, tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        kinds: Iterable[Kind] = MASKED_KINDS,
+        tokens: Mapping[str, str] | None = None,
+        pseudonyms: Pseudonyms | None = None,
+    ) -> None:
         """Compiles the patterns.
 
         Args:
             kinds: what to mask.
             tokens: replacements by kind other than the default `[EMAIL]`, `[PHONE]` and so on; see `wrong_tokens`.
+            pseudonyms: makes a token for each thing that is masked; without, all of a kind have the same.
         """
+        self._pseudonyms = pseudonyms
         self._tokens = {**_TOKENS, **(tokens or {})}
         self._rules = rules_of(frozenset(kinds))
         self._gate = _gate(self._rules)
         brackets = sorted(
             {token for token in (*_TOKENS.values(), *self._tokens.values()) if _BRACKETS.fullmatch(token)}
         )
-        self._placeholders = re.compile("|".join(map(re.escape, brackets)))
+        self._placeholders = re.compile(
+            "|".join(f"{re.escape(token[:-1])}(?:{SUFFIX})?{re.escape(token[-1])}" for token in brackets)
+        )
         # Each rule with the kind of numbers at which it is tried, if any, and the group that it masks.
         self._searches = [(rule, _numbers_of(rule), "value" if rule.has_value else 0) for rule in self._rules]
         signs = {sign.casefold() for rule in self._rules for sign in rule.signs}
@@ -196,10 +208,14 @@ class PersonalData:
         pieces: list[str] = []
         end = 0
         for span in spans:
-            pieces += (text[end : span.start], self._tokens[span.kind])
+            pieces += (text[end : span.start], self._token(span.kind, text[span.start : span.end]))
             end = span.end
         pieces.append(text[end:])
         return "".join(pieces)
+
+    def _token(self, kind: str, found: str) -> str:
+        token = self._tokens[kind]
+        return token if self._pseudonyms is None else self._pseudonyms.token(token, kind, found)
 
 
 @cache

@@ -146,6 +146,11 @@ def test_its_data_can_be_looked_into_down_to_one_record(mesh: Mesh, cycle: dict[
     assert "“這”" in previewed
     assert "convert_script" in previewed
     assert "2 texts: 1 changed, 1 rejected, 0 unchanged" in previewed
+    recipe = tmp_path / "reviews.yaml"
+    written = (ROOT / "pipelines" / "reviews.yaml").read_text(encoding="utf-8")
+    recipe.write_text(written.replace("    - fix_unicode\n", "    - mask_pii: {pseudonyms: true}\n"), encoding="utf-8")
+    (tmp_path / "mail.txt").write_text("ask anna@example.com\n", encoding="utf-8")
+    assert "[EMAIL-" in mesh.tidemill("clean", "preview", str(recipe), str(tmp_path / "mail.txt")).stdout
     # A data set's recipe ends with what its records must have.
     assert "rejected: missing_field (label)" in mesh.tidemill("clean", "preview", "reviews", str(lines)).stdout
 

@@ -203,4 +203,5 @@ def _check_bounds(operators: Sequence[OperatorSpec]) -> None:
 
 
 def _canonical(name: str, operator: RecordOperator[Any] | SetOperator[Any] | Any) -> dict[str, Any]:
-    return {"name": name, "version": operator.version, "params": operator.params.model_dump(mode="json")}
+    key = {"key": operator.key_id} if operator.key_id else {}
+    return {"name": name, "version": operator.version, "params": operator.params.model_dump(mode="json"), **key}

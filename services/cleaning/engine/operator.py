@@ -77,8 +77,23 @@ class Operator(ABC, Generic[P]):
 
     def __init__(self, params: P) -> None:
         self.params = params
-        # Its name in recipes, set by the registry.
+        # Its name in recipes, and the id of the key that it uses, if any; both set by the registry.
         self.name = ""
+        self.key_id = ""
+
+    def use_key(self, key: bytes) -> str:
+        """Takes the mesh's secret key, before the first record; for operators that derive something from it.
+
+        Args:
+            key: empty where the service has none.
+
+        Returns:
+            An id of this key, as part of the recipe's digest; empty if the key is not used.
+
+        Raises:
+            ParamsError: a parameter needs a key, and there is none.
+        """
+        return ""
 
     @property
     def columns(self) -> Sequence[str]:

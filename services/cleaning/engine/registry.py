@@ -24,10 +24,13 @@ def _known(what: str, given: str, known: list[str]) -> str:
 
 
 class Registry:
-    """Names of operators, and the places of their classes (`module:Class`), which derive from `base`."""
+    """Names of operators, and the places of their classes (`module:Class`), which derive from `base`.
 
-    def __init__(self, base: type[Any] = Operator, what: str = "operator") -> None:
-        self._base, self._what = base, what
+    Operators that need a secret get `key`; empty where there is none.
+    """
+
+    def __init__(self, base: type[Any] = Operator, what: str = "operator", key: bytes = b"") -> None:
+        self._base, self._what, self._key = base, what, key
         self._places: dict[str, str] = {}
 
     @property
@@ -82,6 +85,8 @@ class Registry:
         try:
             operator = kind(kind.params_type.model_validate(dict(spec.params)), *parts)
             operator.name = spec.name
+            if isinstance(operator, Operator):
+                operator.key_id = operator.use_key(self._key)
             return operator
         except ParamsError as error:
             raise RecipeError.at(f"{path}.params.{error.parameter}", f"{spec.name}: {error}") from error
@@ -101,13 +106,16 @@ AUGMENTER_PLUGINS = "tidemill.augmenters"
 """The same of augmenters."""
 
 
-def default_registry() -> Registry:
+def default_registry(key: bytes = b"") -> Registry:
     """Tidemill's own operators, and those of installed packages.
+
+    Args:
+        key: the mesh's secret, for operators that need one.
 
     Raises:
         ValueError: two operators have the same name.
     """
-    return _with_plugins(own_registry(), PLUGINS)
+    return _with_plugins(own_registry(key), PLUGINS)
 
 
 def default_augmenters() -> Registry:
@@ -119,9 +127,9 @@ def default_augmenters() -> Registry:
     return _with_plugins(own_augmenters(), AUGMENTER_PLUGINS)
 
 
-def own_registry() -> Registry:
+def own_registry(key: bytes = b"") -> Registry:
     """Tidemill's own operators: `exact_dedup` is `ExactDedup` in the module of that name."""
-    return _with_modules(Registry(), operators)
+    return _with_modules(Registry(key=key), operators)
 
 
 def own_augmenters() -> Registry:

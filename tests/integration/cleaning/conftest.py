@@ -25,7 +25,11 @@ class CleaningProcess(ServiceProcess):
     """A process of cleaning."""
 
     def __init__(self, bootstrap: str, folder: Path) -> None:
+        # As the stack places it.
+        key = folder / "pseudonyms"
+        key.write_text("5a" * 32, encoding="utf-8")
         settings = {
+            "TIDEMILL_PSEUDONYM_KEY_FILE": str(key),
             "TIDEMILL_KAFKA_BOOTSTRAP": bootstrap,
             "TIDEMILL_DATABASE_URL": f"sqlite:///{folder}/cleaning.sqlite",
             "TIDEMILL_ARTIFACTS_URL": f"file://{folder}/artifacts",

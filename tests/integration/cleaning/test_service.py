@@ -229,6 +229,18 @@ def test_a_changed_recipe_cleans_again_what_was_collected(
     assert [v.name.rpartition("/")[2] for v in rest.dataset_versions] == ["1"]
 
 
+def test_pseudonyms_are_the_same_in_every_request(cleaning: CleaningProcess) -> None:
+    recipe = [operator("mask_pii", pseudonyms=True)]
+
+    def masked(text: str) -> str:
+        return str(cleaning.stub().CleanText(pb.CleanTextRequest(text=text, operators=recipe), timeout=10).text)
+
+    token = masked("anna@example.com")
+    assert token.startswith("[EMAIL-")
+    assert masked("Anna@example.com, not hanna@example.com").startswith(f"{token}, not [EMAIL-")
+    assert masked("hanna@example.com") != token
+
+
 def test_a_text_is_cleaned_online(cleaning: CleaningProcess) -> None:
     put(cleaning, "online", operator("mask_pii"), operator("length_filter", min_chars=10))
     stub = cleaning.stub()
