@@ -169,7 +169,7 @@ def _judge_of(value: Mapping[str, Any]) -> JudgeSpec:
 
 def feedback_row(item: Feedback) -> dict[str, Any]:
     """All columns of `feedback` but `announced`."""
-    return {**asdict(item), "request_id": item.request_id or None, "signal": item.signal.value}
+    return {**_fields_of(item), "request_id": item.request_id or None, "signal": item.signal.value}
 
 
 def feedback_of(row: Mapping[Any, Any]) -> Feedback:
@@ -195,7 +195,12 @@ def feedback_of(row: Mapping[Any, Any]) -> Feedback:
 
 def captured_row(answer: CapturedAnswer, keep: timedelta) -> dict[str, Any]:
     """Row of `captured_answers`."""
-    return {**asdict(answer), "model": answer.model, "expire_time": answer.answer_time + keep}
+    return {**_fields_of(answer), "model": answer.model, "expire_time": answer.answer_time + keep}
+
+
+def _fields_of(item: Feedback | CapturedAnswer) -> dict[str, Any]:
+    # Unlike `asdict` it copies no value, which takes ten times as long: these are the rows of which there are most.
+    return {each.name: getattr(item, each.name) for each in fields(item)}
 
 
 def captured_of(row: Mapping[Any, Any]) -> CapturedAnswer:

@@ -16,7 +16,7 @@ from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.limits import MAX_TEXT_BYTES
 from services.cleaning.engine.operator import Operator, RecordOperator, SetOperator, SetRecord
 from services.cleaning.engine.registry import own_augmenters, own_registry
-from services.cleaning.engine.words import Terms, split_words
+from services.cleaning.engine.words import Terms, Word, split_words
 from services.masking.pii_patterns import KINDS, rules_of
 
 REGISTRY, AUGMENTERS = own_registry(), own_augmenters()
@@ -65,6 +65,7 @@ SIGNS = [
     "Received: a\n", "Content-Type: a/b\n", "--=_b\nContent-Type: a/b\n", "A: b\n", "A: b\n\n", "Sent from my a\n",
 ]
 # fmt: on
+CLAUSES = ["房间干净，", "我们被司机送到酒店，", "a.", "a_", "_", "abc ", "don't ", "[a"]
 MASKED = sorted({sign for rule in rules_of(frozenset(KINDS)) for sign in rule.signs})
 BEFORE = {"strip_html": ["", "<pre>", "<p><b>x</b></p>", "<!DOCTYPE html><body>", "</script></a></p></pre>"]}
 
@@ -79,14 +80,26 @@ def repeated(unit: str, size: int) -> str:
     return unit * (size // len(unit.encode()))
 
 
-def work(operator: Operator[Any] | Augmenter[Any], text: str) -> Callable[[], object]:
+Reader = Callable[[str], object]
+"""Reads one text."""
+
+
+def work(operator: Operator[Any] | Augmenter[Any] | Reader, text: str) -> Callable[[], object]:
     if isinstance(operator, SetOperator):
         records = [SetRecord("a", text, {"label": "x"}), SetRecord("b", f"{text} y", {"label": "y"})]
         return lambda: operator.judge(records)
     if isinstance(operator, Augmenter):
-        return lambda: operator.vary(split_words(text, Terms(("b a", "中文"))), Draw("1"))
-    assert isinstance(operator, RecordOperator)
-    return lambda: operator.apply(Batch([(text, {"label": "x"})]))
+        # The text is split once for all augmenters; `test_the_time_of_splitting…` measures that.
+        words = split(text)
+        return lambda: operator.vary(words, Draw("1"))
+    if isinstance(operator, RecordOperator):
+        return lambda: operator.apply(Batch([(text, {"label": "x"})]))
+    assert not isinstance(operator, Operator)
+    return lambda: operator(text)
+
+
+def split(text: str) -> list[Word]:
+    return split_words(text, Terms(("b a", "中文")))
 
 
 def processor_time(run: Callable[[], object]) -> float:
@@ -95,11 +108,14 @@ def processor_time(run: Callable[[], object]) -> float:
     return time.thread_time() - start
 
 
-def grows_too_fast(operator: Operator[Any] | Augmenter[Any], before: str, unit: str, measures: int = 3) -> bool:
-    small, middle, large = (work(operator, before + repeated(unit, size - len(before))) for size in SIZES)
+def grows_too_fast(
+    operator: Operator[Any] | Augmenter[Any] | Reader, before: str, unit: str, measures: int = 3
+) -> bool:
+    small, middle = (work(operator, before + repeated(unit, size - len(before))) for size in SIZES[:2])
     longer = processor_time(middle)
     if longer <= NOISE or growth(small, middle, longer) <= DOUBTFUL_GROWTH:
         return False
+    large = work(operator, before + repeated(unit, SIZES[2] - len(before)))
     # A processor that other work interrupts can take three times as long; one measure that is in proportion will do.
     return all(growth(middle, large, processor_time(large)) > MAX_GROWTH for _ in range(measures))
 
@@ -134,9 +150,14 @@ def test_the_time_of_an_augmenter_grows_with_the_text_and_no_faster(name: str, t
     params = {"tables": ["alike"]} if "tables" in AUGMENTERS.operator_type(name).params_type.model_fields else {}
     augmenter = AUGMENTERS.build(OperatorSpec(name, {"rate": 0.5, **params}), 0, "operators", FolderTables(tmp_path))
     processor_time(work(augmenter, "warm up, 中文"))
-    clauses = ["房间干净，", "我们被司机送到酒店，", "a.", "a_", "_", "abc ", "don't ", "[a"]
-    slow = [unit for unit in (*SIGNS, *clauses) if grows_too_fast(augmenter, "", unit)]
+    # What words and what stands between them can be; all else differs in how it is split only.
+    slow = [unit for unit in ("a b ", "中", "1", "\n", "“", *CLAUSES) if grows_too_fast(augmenter, "", unit)]
     assert slow == []
+
+
+def test_the_time_of_splitting_a_text_into_words_grows_with_the_text_and_no_faster() -> None:
+    processor_time(work(split, "warm up, 中文"))
+    assert [unit for unit in (*SIGNS, *CLAUSES) if grows_too_fast(split, "", unit)] == []
 
 
 def test_an_operator_whose_time_is_quadratic_is_noticed() -> None:

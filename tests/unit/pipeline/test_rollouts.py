@@ -425,7 +425,13 @@ class _KilledError(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize(("likes", "end"), [(BETTER, RolloutState.PROMOTED), (WORSE, RolloutState.ROLLED_BACK)])
+@pytest.mark.parametrize(
+    ("likes", "end"),
+    [
+        (BETTER, RolloutState.PROMOTED),
+        pytest.param(WORSE, RolloutState.ROLLED_BACK, marks=pytest.mark.slow),
+    ],
+)
 async def test_a_rollout_resumes_after_a_kill_at_any_write_and_decides_nothing_twice(
     open_service_database: OpenDatabase, likes: dict[int, float], end: RolloutState
 ) -> None:

@@ -26,6 +26,7 @@ from services.kit.prompts import TOO_LONG
 from services.serving.adapters.triton_client import TritonClient, open_triton
 from services.serving.adapters.triton_guard import Limits, TritonGuard
 from services.serving.adapters.triton_liveness import Liveness
+from services.serving.adapters.triton_tensors import GONE
 from services.serving.domain.answer import Message, Prompt, Sampling
 from tests.unit.serving.reports import Reports
 from tests.unit.serving.test_triton_guard import version
@@ -36,7 +37,7 @@ REFUSED = "Give exactly one of `text` and `messages_json`, with one element."
 
 
 class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonclient has no types
-    """Streams stay silent; a request without inputs, the probe, is answered with `probe_answer`."""
+    """Streams stay silent until their caller leaves; a request without inputs, the probe, gets `probe_answer`."""
 
     def __init__(self) -> None:
         self.probe_answer = REFUSED
@@ -44,7 +45,8 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonc
         self.empty = False
         self.speak = asyncio.Event()
         self.failure = (grpc.StatusCode.INTERNAL, "")
-        self.ended: list[str] = []
+        self.left: list[str] = []
+        self.cancelled = 0
         self.requests: list[Any] = []
 
     async def ModelInfer(self, request: Any, context: Any) -> Any:  # noqa: N802
@@ -55,6 +57,10 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonc
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
         async for request in requests:
+            if GONE in request.parameters:
+                self.left.append(request.model_name)
+                self.speak.set()
+                return
             if not request.inputs:
                 self.probes += 1
                 yield pb.ModelStreamInferResponse(error_message=self.probe_answer)
@@ -63,7 +69,7 @@ class FakeTriton(GRPCInferenceServiceServicer):  # type: ignore[misc]  # tritonc
             try:
                 await self.speak.wait()
             except asyncio.CancelledError:
-                self.ended.append(request.model_name)
+                self.cancelled += 1
                 raise
             yield pb.ModelStreamInferResponse(infer_response=_last_piece())
 
@@ -157,7 +163,7 @@ async def test_an_answer_with_nothing_in_it_is_of_a_process_that_died() -> None:
     assert suspected == ["m.1"]
 
 
-async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
+async def test_a_caller_that_leaves_has_the_stream_ended_and_not_cancelled() -> None:
     fake = FakeTriton()
     async with _client(fake, []) as client:
         async with aclosing(client.generate(version("m"), Prompt(text="x"), Sampling())) as pieces:
@@ -166,8 +172,8 @@ async def test_a_caller_that_leaves_ends_the_stream_in_triton() -> None:
             reading.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await reading
-        await eventually(lambda: bool(fake.ended))
-    assert fake.ended == ["m.1"]
+        await eventually(lambda: bool(fake.left))
+    assert (fake.left, fake.cancelled) == (["m.1"], 0)
 
 
 @pytest.mark.parametrize(
