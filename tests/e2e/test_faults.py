@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+import pytest
 from tidemill.inference.v1 import inference_service_pb2 as inference_pb
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
@@ -57,6 +58,7 @@ def _trains(cycle: Cycle) -> bool:
     return _running("train")(cycle) and train.progress.phase == "train" and train.progress.done > 0
 
 
+@pytest.mark.slow
 def test_every_service_is_killed_in_its_stage(mesh: Mesh) -> None:
     # Rows that no other test uses, so that no other test's work is reused.
     source = mesh.scratch / "reviews.jsonl"

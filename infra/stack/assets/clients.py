@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,10 @@ from infra.stack.errors import AssetError
 
 _TIMEOUT_S = 60
 _POLL_S = 0.2
+_REASON_CHARS = 300
+_NPM_SAYS_NOTHING = ("A complete log of this run", "errno ", "syscall ", "404 '", "404 Note that you can")
+# They name the certificates that pip, requests and OpenSSL trust.
+_AUTHORITIES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def fetch(asset: AssetFile, folder: Path, progress: Progress) -> Path:
@@ -123,19 +127,38 @@ def _fetch_npm(asset: NpmFile, folder: Path, progress: Progress) -> Path:
     command += ["--pack-destination", str(target), "--cache", str(cache)]
     with _watch_folder(asset, folder, progress):
         result = subprocess.run(
-            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=folder
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            cwd=folder,
+            env=npm_environment(os.environ),
         )
     path = target / asset.filename
     if result.returncode != 0 or not path.is_file():
         # `--silent` keeps errors back, too; its own log has them.
         logs = sorted((cache / "_logs").glob("*.log"))
-        lines = [line for log in logs for line in log.read_text(errors="replace").splitlines() if " error " in line]
+        reason = npm_reason("\n".join(log.read_text(errors="replace") for log in logs))
         raise AssetError(
-            f"Cannot fetch {asset.filename} through npm ({lines[-1].strip()[:160] if lines else 'no reason given'}): "
-            "check that this machine reaches an npm registry (npm config list); then run the same command again.",
+            f"Cannot fetch {asset.filename} through npm ({reason}): check that this machine reaches an npm registry "
+            "(`registry` and `cafile` of .npmrc, or NODE_EXTRA_CA_CERTS); then run the same command again.",
             metadata={"file": asset.filename},
         )
     return path
+
+
+def npm_reason(log: str) -> str:
+    """What went wrong, by npm's own log: `12 error code E404` and more lines of that form."""
+    said = [line.partition(" error ")[2].strip() for line in log.splitlines() if " error " in line]
+    reasons = dict.fromkeys(text for text in said if text and not text.startswith(_NPM_SAYS_NOTHING))
+    return "; ".join(reasons)[:_REASON_CHARS] or "no reason given"
+
+
+def npm_environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment of npm: it trusts the authorities that pip trusts on this machine, unless it has its own."""
+    authorities = next((given[name] for name in _AUTHORITIES if given.get(name)), "")
+    return {"NODE_EXTRA_CA_CERTS": authorities, **given} if authorities else dict(given)
 
 
 def _npm(folder: Path, progress: Progress) -> list[str]:

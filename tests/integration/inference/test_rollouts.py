@@ -160,6 +160,7 @@ def product(inference: InferenceProcess, builds: Builds, model: str, tmp_path: P
     server.stop(None).wait()
 
 
+@pytest.mark.slow
 def test_users_decide_who_is_promoted_and_who_is_rolled_back(product: Product, builds: Builds) -> None:
     first = product.train(builds.turned)
     assert not first.stages[4].resources  # nothing serves beside which it could be introduced

@@ -69,6 +69,7 @@ def build(cleaning: CleaningProcess, *imports: Import) -> Version:
     return last
 
 
+@pytest.mark.slow
 def test_what_is_gone_from_a_file_is_gone_from_the_next_version_though_ingest_was_killed(
     ingest: IngestProcess, cleaning: CleaningProcess, kafka_bootstrap: str, tmp_path: Path
 ) -> None:

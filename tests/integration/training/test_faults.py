@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 
+import pytest
 from mlflow.tracking import MlflowClient
 from tidemill.training.v1 import run_pb2
 from tidemill.training.v1 import training_events_pb2 as events
@@ -13,6 +14,7 @@ from tidemill.training.v1 import training_events_pb2 as events
 from tests.integration.training.conftest import RunInputs, TrainingProcess, ended, events_about, log_messages, stepped
 
 
+@pytest.mark.slow
 def test_a_run_outlives_kills_of_its_worker_and_of_the_service(training: TrainingProcess, inputs: RunInputs) -> None:
     run = training.create(inputs.spec("text_classification", steps=900))
     training.wait(run.name, lambda seen: stepped(seen, 20))
