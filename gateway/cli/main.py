@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
@@ -92,13 +93,24 @@ def create_cli(wanted: str = "") -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     # A single command would not be a subcommand without a callback.
-    cli.callback()(_no_options)
+    cli.callback()(_options)
     for command in [each for each in _COMMANDS if each.name == wanted] or _COMMANDS:
         command.add_to(cli)
     return cli
 
 
-def _no_options() -> None:
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tidemill {version('tidemill')}")
+        raise typer.Exit
+
+
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", "-V", help="Show the version and exit.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
     pass
 
 

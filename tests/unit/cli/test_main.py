@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from typer.main import get_command
@@ -32,6 +33,12 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     result = CliRunner().invoke(create_cli("statsu"), ["statsu"])
     assert result.exit_code == 2
     assert "status" in result.output
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_it_names_its_version(option: str) -> None:
+    result = CliRunner().invoke(create_cli(option), [option])
+    assert (result.exit_code, result.stdout) == (0, f"tidemill {version('tidemill')}\n")
 
 
 _GROUPS = {
