@@ -15,7 +15,7 @@ from tests.recipes import parse_operators
 
 REGISTRY = default_registry()
 # Make or ask for attributes by name; everything else on single records works on the text as well.
-ON_ATTRIBUTES = {"first_line_to_field", "drop_if_missing_field"}
+ON_ATTRIBUTES = {"detect_language", "first_line_to_field", "drop_if_missing_field"}
 LETTERS = "Several words of plain English that say nothing twice."
 # What each filter drops, and keeps, and why.
 FILTERS: list[tuple[dict[str, Any], str, str]] = [
