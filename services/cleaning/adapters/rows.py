@@ -15,6 +15,7 @@ from services.cleaning.domain.dataset import (
     DatasetSpec,
     DatasetVersion,
     HoldoutSpec,
+    NewLabels,
     SnapshotSummary,
     VersionState,
 )
@@ -97,6 +98,7 @@ def _spec_of(value: Mapping[str, Any]) -> DatasetSpec:
         tuple(value.get("feedback_sources", ())),
         tuple(value.get("pushed_sources", ())),
         _augment_of(value.get("augment")),
+        NewLabels(**value["new_labels"]) if value.get("new_labels") else None,
     )
 
 

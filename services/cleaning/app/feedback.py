@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.cleaning.domain.dataset import DatasetSpec, dataset_id
+from services.cleaning.domain.dataset import DatasetSpec, NewLabels, dataset_id
 from services.cleaning.domain.record import Rejection
 from services.cleaning.domain.split import position
 from services.cleaning.engine.contamination import near_to
@@ -54,7 +54,7 @@ def set_aside(dataset: str, spec: DatasetSpec, alive: Mapping[Key, SetRecord]) -
         return SetAside()
     contents = dict(zip(alive, content_keys([record.text for record in alive.values()]), strict=True))
     feedback = {key: record for key, record in alive.items() if record.feedback}
-    rejections = _unknown_labels(alive, feedback)
+    rejections = _unknown_labels(alive, feedback, spec.new_labels)
     by_content: dict[str, list[Key]] = defaultdict(list)
     for key in feedback:
         if key not in rejections:
@@ -109,18 +109,31 @@ def card(train: Sequence[SetRecord]) -> dict[str, Any]:
     }
 
 
-def _unknown_labels(alive: Mapping[Key, SetRecord], feedback: Mapping[Key, SetRecord]) -> dict[Key, Rejection]:
-    """Feedback with a label that no source record has: a misspelt label must not become a class of the model."""
+def _unknown_labels(
+    alive: Mapping[Key, SetRecord], feedback: Mapping[Key, SetRecord], new: NewLabels | None
+) -> dict[Key, Rejection]:
+    """Feedback with a label that no source record has, and that too few people gave to be a class that is new.
+
+    A misspelt label must not become a class of the model.
+    """
     known: dict[str, set[str]] = {}
-    found: dict[Key, Rejection] = {}
+    unknown: dict[tuple[str, str], list[Key]] = defaultdict(list)
     for key, record in feedback.items():
         name = record.attributes.get("feedback_label_field", "")
         if not name:
             continue
         if name not in known:
             known[name] = {other.attributes.get(name, "") for other in alive.values() if not other.feedback}
-        if record.attributes.get(name, "") not in known[name]:
-            found[key] = Rejection("unknown_label", f"field={name} labels={len(known[name])}")
+        label = record.attributes.get(name, "")
+        if label not in known[name]:
+            unknown[name, label].append(key)
+    found: dict[Key, Rejection] = {}
+    for (name, label), keys in unknown.items():
+        people = len({feedback[key].attributes.get("feedback_person", "") for key in keys})
+        if label and new is not None and len(keys) >= new.min_records and people >= new.min_people:
+            continue
+        why = Rejection("unknown_label", f"field={name} labels={len(known[name])} records={len(keys)} people={people}")
+        found |= dict.fromkeys(keys, why)
     return found
 
 

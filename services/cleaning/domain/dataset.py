@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from typing import Any
 
 from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.recipe import OperatorSpec
@@ -29,10 +30,19 @@ class HoldoutSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class NewLabels:
+    """How many records of feedback, by how many people, must have a label that no source has, to make it a class."""
+
+    min_records: int
+    min_people: int
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetSpec:
     """Sources, recipe and hold-out of a data set; `required_attributes` become columns.
 
-    `feedback_sources` and `pushed_sources` are some of the sources; `augment` is how the training part gets variants.
+    `feedback_sources` and `pushed_sources` are some of the sources; `augment` is how the training part gets variants;
+    `new_labels` is when a label that only feedback has becomes a class, which none does without it.
     """
 
     sources: tuple[str, ...]
@@ -42,6 +52,7 @@ class DatasetSpec:
     feedback_sources: tuple[str, ...] = ()
     pushed_sources: tuple[str, ...] = ()
     augment: AugmentSpec | None = None
+    new_labels: NewLabels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +187,9 @@ def snapshot_digest(
         records: id and content digest of every raw record of the data set; the content digest covers the source.
         augmentation: digest of the spec's augmentation; empty without one.
     """
-    feedback = {"feedback_sources": sorted(spec.feedback_sources)} if spec.feedback_sources else {}
+    feedback: dict[str, Any] = {"feedback_sources": sorted(spec.feedback_sources)} if spec.feedback_sources else {}
+    if spec.new_labels is not None:
+        feedback["new_labels"] = [spec.new_labels.min_records, spec.new_labels.min_people]
     frame = content_digest(
         {
             **feedback,

@@ -18,6 +18,7 @@ from services.cleaning.domain.dataset import (
     DatasetSpec,
     DatasetVersion,
     HoldoutSpec,
+    NewLabels,
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec
@@ -50,6 +51,9 @@ def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
         tuple(message.feedback_sources),
         tuple(message.pushed_sources),
         augment_from(message.augment) if message.HasField("augment") else None,
+        NewLabels(message.new_labels.min_records, message.new_labels.min_people)
+        if message.HasField("new_labels")
+        else None,
     )
 
 
@@ -61,7 +65,7 @@ def augment_from(message: dataset_pb2.AugmentSpec) -> AugmentSpec:
 
 def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
     """A data set's spec as a message."""
-    augment = spec.augment
+    augment, new = spec.augment, spec.new_labels
     return dataset_pb2.DatasetSpec(
         sources=spec.sources,
         operators=map(_operator_to, spec.operators),
@@ -78,6 +82,7 @@ def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
         )
         if augment
         else None,
+        new_labels=dataset_pb2.NewLabels(min_records=new.min_records, min_people=new.min_people) if new else None,
     )
 
 

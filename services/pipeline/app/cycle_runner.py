@@ -522,6 +522,8 @@ def dataset_spec(spec: PipelineSpec) -> Json:
         dataset["pushed_sources"] = list(spec.pushed_source_names)
     if spec.feedback is None:
         return {**dataset, "sources": list(spec.source_names)}
+    if (records := spec.feedback.new_label_records) > 0:
+        dataset["new_labels"] = {"min_records": records, "min_people": spec.feedback.new_label_people}
     sources = [*spec.source_names, spec.feedback_source]
     return {**dataset, "sources": sources, "feedback_sources": [spec.feedback_source]}
 

@@ -18,6 +18,7 @@ from services.pipeline.domain.feedback import Feedback, Signal
 
 _GOOD = 0.5
 DEFAULT_CAP = 100
+NEW_LABEL_RECORDS, NEW_LABEL_PEOPLE = 20, 3
 _LONGEST_SOURCE = 64
 SOURCE_PREFIX = "answers."
 """Of the sources that hold feedback; no other source may be called so."""
@@ -57,12 +58,16 @@ class FeedbackUse:
     """How lessons count in a data set: weights 0 to 100 by kind, and the most of one person and of one API key.
 
     A product sends the feedback of all its users with one key, so a key has no cap unless one is given (0 is none).
+    A label that no source has becomes a class with `new_label_records` lessons of `new_label_people` people; with 0
+    lessons none ever does.
     """
 
     corrections: int = 1
     accepted: int = 0
     per_person_cap: int = DEFAULT_CAP
     per_key_cap: int = 0
+    new_label_records: int = NEW_LABEL_RECORDS
+    new_label_people: int = NEW_LABEL_PEOPLE
 
     def weight(self, kind: Kind) -> int:
         """How often a lesson of this kind is learnt from."""

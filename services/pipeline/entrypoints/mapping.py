@@ -27,7 +27,7 @@ from services.pipeline.domain.capture import (
 from services.pipeline.domain.cycle import Cycle, CycleState, PipelineSpec, Stage, StageState
 from services.pipeline.domain.feedback import Feedback, Signal
 from services.pipeline.domain.gate import Gate, Preference
-from services.pipeline.domain.learning import DEFAULT_CAP, FeedbackUse
+from services.pipeline.domain.learning import DEFAULT_CAP, NEW_LABEL_PEOPLE, NEW_LABEL_RECORDS, FeedbackUse
 from services.pipeline.entrypoints.judge_mapping import judge_from, judge_to
 from services.pipeline.entrypoints.rollout_mapping import fill_plan, plan_from
 from services.pipeline.entrypoints.trigger_mapping import triggers_from, triggers_to
@@ -135,6 +135,9 @@ def spec_to(spec: PipelineSpec) -> cycle_pb2.PipelineSpec:
     if (use := spec.feedback) is not None:
         message.feedback.corrections.weight, message.feedback.accepted.weight = use.corrections, use.accepted
         message.feedback.per_person_cap, message.feedback.per_key_cap = use.per_person_cap, use.per_key_cap
+        new = message.feedback.new_labels
+        new.min_records, new.min_people = use.new_label_records, use.new_label_people
+        new.never = not use.new_label_records
     if spec.triggers is not None:
         message.triggers.CopyFrom(triggers_to(spec.triggers))
     return message
@@ -241,6 +244,8 @@ def _use_from(message: cycle_pb2.FeedbackUse) -> FeedbackUse:
         accepted=message.accepted.weight,
         per_person_cap=message.per_person_cap or DEFAULT_CAP,
         per_key_cap=message.per_key_cap,
+        new_label_records=0 if message.new_labels.never else message.new_labels.min_records or NEW_LABEL_RECORDS,
+        new_label_people=message.new_labels.min_people or NEW_LABEL_PEOPLE,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.ports import Placement, SnapshotContent
 from services.cleaning.app.snapshot import compose_snapshot
-from services.cleaning.domain.dataset import DatasetSpec, HoldoutSpec, snapshot_digest
+from services.cleaning.domain.dataset import DatasetSpec, HoldoutSpec, NewLabels, snapshot_digest
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.compiler import compile_recipe
@@ -39,8 +40,12 @@ def corrected(name: str, text: str, label: str, kind: str = "correction", **more
     return RawRecord(f"answers/{name}", FEEDBACK, text, {**attributes, **more})
 
 
-def compose(records: Sequence[RawRecord], fraction: float = 0.0) -> SnapshotContent:
-    spec = DatasetSpec((SOURCE, FEEDBACK), tuple(RECIPE), HoldoutSpec(fraction), ("label",), (FEEDBACK,))
+def compose(
+    records: Sequence[RawRecord], fraction: float = 0.0, new_labels: NewLabels | None = None
+) -> SnapshotContent:
+    spec = DatasetSpec(
+        (SOURCE, FEEDBACK), tuple(RECIPE), HoldoutSpec(fraction), ("label",), (FEEDBACK,), new_labels=new_labels
+    )
     recipe = compile_recipe(default_registry(), RECIPE, ["label"])
     judged = [(record, recipe.clean(record.text, record.attributes)) for record in records]
     return compose_snapshot(DATASET, spec, recipe, judged)
@@ -93,6 +98,33 @@ def test_of_contradictory_feedback_the_newest_correction_counts() -> None:
 def test_a_label_that_no_source_has_is_not_a_class() -> None:
     content = compose([*BOTH, corrected("a", "so so", "postive")])
     assert reasons(content) == {"answers/a": "unknown_label"}
+
+
+@pytest.mark.parametrize(
+    ("records", "people", "rejected"), [(20, 3, ""), (19, 3, "records=19 people=3"), (20, 2, "records=20 people=2")]
+)
+def test_a_label_that_enough_people_give_is_a_class_that_is_new(records: int, people: int, rejected: str) -> None:
+    new = [
+        corrected(str(n), f"book number {n} has a torn page", "bookshop", feedback_person=f"p-{n % people}")
+        for n in range(records)
+    ]
+    content = compose([*BOTH, *new, corrected("a", "so so", "postive")], new_labels=NewLabels(20, 3))
+    learnt = [row for row in content.train if row.attributes["label"] == "bookshop"]
+    assert len(learnt) == (0 if rejected else records)
+    assert {row.detail.partition("labels=2 ")[2] for row in content.rejected} == {
+        "records=1 people=1",
+        *filter(None, [rejected]),
+    }
+    assert compose([*BOTH, *new]).manifest["counts"]["train"] == 2
+
+
+def test_what_makes_a_label_a_class_is_a_part_of_the_snapshots_digest() -> None:
+    spec = DatasetSpec((SOURCE, FEEDBACK), feedback_sources=(FEEDBACK,))
+    digests = [
+        snapshot_digest(DATASET, replace(spec, new_labels=new), "r", [])
+        for new in (None, NewLabels(20, 3), NewLabels(20, 2))
+    ]
+    assert len(set(digests)) == 3
 
 
 def test_the_recipe_of_the_data_set_cleans_feedback() -> None:

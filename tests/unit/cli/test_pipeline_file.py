@@ -15,6 +15,8 @@ from tidemill.training.v1 import run_pb2
 
 from gateway.cli.pipeline_file import load_pipeline
 from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.pipeline.app.cycle_runner import dataset_spec
+from services.pipeline.entrypoints.mapping import spec_from, spec_to
 
 PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").rglob("*.yaml"))
 
@@ -263,6 +265,24 @@ def test_capture_and_feedback(write: Write) -> None:
     assert (spec.feedback.corrections.weight, spec.feedback.accepted.weight, spec.feedback.per_person_cap) == (3, 1, 20)
     assert load_pipeline(write(GOOD + "capture: {}\n")).spec.HasField("capture")
     assert not load_pipeline(write(GOOD)).spec.HasField("capture")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{}", (20, 3)),
+        ("{new_labels: {min_records: 50}}", (50, 3)),
+        ("{new_labels: {min_people: 5}}", (20, 5)),
+        ("{new_labels: {never: true}}", None),
+    ],
+)
+def test_when_a_label_becomes_a_class_reaches_the_data_set(
+    write: Write, written: str, expected: tuple[int, int] | None
+) -> None:
+    spec = spec_from(load_pipeline(write(GOOD + f"capture: {{}}\nfeedback: {written}\n")).spec)
+    assert spec_from(spec_to(spec)) == spec
+    found = dataset_spec(spec).get("new_labels")
+    assert found == (None if expected is None else {"min_records": expected[0], "min_people": expected[1]})
 
 
 def test_feedback_needs_capture(write: Write) -> None:

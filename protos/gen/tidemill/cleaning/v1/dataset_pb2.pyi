@@ -135,6 +135,7 @@ class DatasetSpec(_message.Message):
     FEEDBACK_SOURCES_FIELD_NUMBER: _builtins.int
     PUSHED_SOURCES_FIELD_NUMBER: _builtins.int
     AUGMENT_FIELD_NUMBER: _builtins.int
+    NEW_LABELS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources whose records belong to it, see tidemill.ingest.v1.Record.source."""
@@ -169,6 +170,10 @@ class DatasetSpec(_message.Message):
     def augment(self) -> Global___AugmentSpec:
         """Variants of the training records; none when left out."""
 
+    @_builtins.property
+    def new_labels(self) -> Global___NewLabels:
+        """When a label that only feedback has becomes a class; never when left out."""
+
     def __init__(
         self,
         *,
@@ -179,14 +184,43 @@ class DatasetSpec(_message.Message):
         feedback_sources: _abc.Iterable[_builtins.str] | None = ...,
         pushed_sources: _abc.Iterable[_builtins.str] | None = ...,
         augment: Global___AugmentSpec | None = ...,
+        new_labels: Global___NewLabels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout", "new_labels", b"new_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "feedback_sources", b"feedback_sources", "holdout", b"holdout", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "feedback_sources", b"feedback_sources", "holdout", b"holdout", "new_labels", b"new_labels", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DatasetSpec: _TypeAlias = DatasetSpec  # noqa: Y015
+
+@_typing.final
+class NewLabels(_message.Message):
+    """How often, and by how many people, a label that no record of another source has must be given to become a class. Below
+    that it is a typing error, and its records are rejected as `unknown_label`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_RECORDS_FIELD_NUMBER: _builtins.int
+    MIN_PEOPLE_FIELD_NUMBER: _builtins.int
+    min_records: _builtins.int
+    """Records of feedback with the label."""
+    min_people: _builtins.int
+    """People who gave it."""
+    def __init__(
+        self,
+        *,
+        min_records: _builtins.int = ...,
+        min_people: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_people", b"min_people", "min_records", b"min_records"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NewLabels: _TypeAlias = NewLabels  # noqa: Y015
 
 @_typing.final
 class Dataset(_message.Message):

@@ -512,6 +512,7 @@ class FeedbackUse(_message.Message):
     ACCEPTED_FIELD_NUMBER: _builtins.int
     PER_PERSON_CAP_FIELD_NUMBER: _builtins.int
     PER_KEY_CAP_FIELD_NUMBER: _builtins.int
+    NEW_LABELS_FIELD_NUMBER: _builtins.int
     per_person_cap: _builtins.int
     """Maximum number of records of one person, or of one API key where no author is named; 100 when zero. The newest count."""
     per_key_cap: _builtins.int
@@ -524,6 +525,10 @@ class FeedbackUse(_message.Message):
     def accepted(self) -> Global___FeedbackWeight:
         """Answers that were accepted: the signal, or a rating of 0.5 and more without a correction."""
 
+    @_builtins.property
+    def new_labels(self) -> Global___FeedbackLabels:
+        """When a label that only feedback has becomes a class of the model."""
+
     def __init__(
         self,
         *,
@@ -531,14 +536,47 @@ class FeedbackUse(_message.Message):
         accepted: Global___FeedbackWeight | None = ...,
         per_person_cap: _builtins.int = ...,
         per_key_cap: _builtins.int = ...,
+        new_labels: Global___FeedbackLabels | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections", "new_labels", b"new_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections", "per_key_cap", b"per_key_cap", "per_person_cap", b"per_person_cap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "corrections", b"corrections", "new_labels", b"new_labels", "per_key_cap", b"per_key_cap", "per_person_cap", b"per_person_cap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeedbackUse: _TypeAlias = FeedbackUse  # noqa: Y015
+
+@_typing.final
+class FeedbackLabels(_message.Message):
+    """When a label that people give and no source has becomes a class of the model, such as a team that is new. Below these
+    numbers it counts as a typing error, and the data set rejects it as `unknown_label`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MIN_RECORDS_FIELD_NUMBER: _builtins.int
+    MIN_PEOPLE_FIELD_NUMBER: _builtins.int
+    NEVER_FIELD_NUMBER: _builtins.int
+    min_records: _builtins.int
+    """Records of feedback with the label; 20 when zero."""
+    min_people: _builtins.int
+    """People who gave it, or API keys where no author is named; 3 when zero."""
+    never: _builtins.bool
+    """No label ever does: the classes are those of the sources."""
+    def __init__(
+        self,
+        *,
+        min_records: _builtins.int = ...,
+        min_people: _builtins.int = ...,
+        never: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["min_people", b"min_people", "min_records", b"min_records", "never", b"never"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeedbackLabels: _TypeAlias = FeedbackLabels  # noqa: Y015
 
 @_typing.final
 class PipelineSpec(_message.Message):
