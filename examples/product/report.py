@@ -135,7 +135,7 @@ def plot(file: Path, asked: Sequence[Asked], events: Sequence[Event]) -> None:
     axes.plot(starts, [0.01] * len(starts), "^", color="#888888", label="a cycle starts by itself")
     axes.set(xlabel="minutes", ylabel="share of right answers", ylim=(0, 1.0), xlim=(0, max(at, default=1.0) + 1))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", frameon=False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file)
     pyplot.close(figure)

@@ -112,7 +112,7 @@ class Story:
                 if entry.name not in self._seen:
                     self._seen.add(entry.name)
                     if entry.action.startswith("rollout."):
-                        self.note(entry.action.removeprefix("rollout."), entry.reason, entry.facts["version"])
+                        self.note(entry.action.removeprefix("rollout."), entry.reason, entry.facts["candidate"])
             await asyncio.sleep(_POLL_S)
 
     async def begin(self) -> None:
