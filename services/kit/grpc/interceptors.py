@@ -163,7 +163,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             if known is not None:
                 error = known
             else:
-                logger.exception("unexpected error in %s", method)
+                logger.error("unexpected error in %s", method, exc_info=error)
                 error = InternalError(
                     f"{method} failed unexpectedly; the log of the service has the details.",
                     reason="UNEXPECTED",
@@ -191,7 +191,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 except (grpc.aio.AbortError, asyncio.CancelledError):
                     raise
                 except Exception as error:
-                    await abort(context, error)
+                    failed = error
+                # Outside of the block above: tracing would keep the error with the abort, and it may quote the caller.
+                await abort(context, failed)
+                return None
 
             return call
 
@@ -204,10 +207,12 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     async with aclosing(behaviour(decoded(request), context)) as responses:
                         async for response in responses:
                             yield response
+                    return
                 except (grpc.aio.AbortError, asyncio.CancelledError):
                     raise
                 except Exception as error:
-                    await abort(context, error)
+                    failed = error
+                await abort(context, failed)
 
             return call
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import grpc
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1 import pipeline_service_pb2_grpc as stubs
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
@@ -228,3 +232,24 @@ async def test_a_timeout_of_the_works_own_is_a_defect_and_no_deadline() -> None:
     servicer.error = TimeoutError("a socket's")
     async with peer(servicer) as stub:
         assert isinstance(await _raised(stub), InternalError)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_span_does_not_hold_what_an_error_quotes(streamed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("opentelemetry.trace.get_tracer_provider", lambda: provider)
+    servicer = raising()
+    servicer.error = tree.not_found("record", "jane@example.com")
+    async with peer(servicer) as stub:
+
+        async def ask() -> None:
+            if not streamed:
+                await stub.GetCycle(pb.GetCycleRequest(name=_NAME))
+            async for _ in stub.WatchCycle(pb.WatchCycleRequest(name=_NAME)):
+                pass
+
+        with pytest.raises(grpc.aio.AioRpcError, match=r"jane@example\.com"):
+            await ask()
+    (span,) = [span for span in exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+    assert "jane@example.com" not in span.to_json()
