@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
@@ -101,6 +100,9 @@ def create_cli(wanted: str = "") -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        # Here, for every other command starts faster without it.
+        from importlib.metadata import version
+
         typer.echo(f"tidemill {version('tidemill')}")
         raise typer.Exit
 

@@ -33,13 +33,13 @@ CONTENT = {
     topics.DEAD_LETTERS,
     topics.FEEDBACK,
 }
-MARK = b"planted.example.com"
+MARK = "planted.example.com"
 _PAGE = 2_000
 
 
 def mark_of(place: str) -> str:
     """An address that no other test has; `place` says where it was planted."""
-    return f"{place}.{uuid.uuid4().hex[:12]}@planted.example.com"
+    return f"{place}.{uuid.uuid4().hex[:12]}@{MARK}"
 
 
 def by_http(mesh: Mesh) -> None:
@@ -138,7 +138,7 @@ def by_command_line(mesh: Mesh) -> None:
 
 def around(text: str) -> str:
     """What stands before a planted mark and after it, to find who wrote it."""
-    at = text.index("planted.example.com")
+    at = text.index(MARK)
     return text[max(0, at - 400) : at + 100]
 
 
@@ -157,7 +157,9 @@ def test_what_people_send_is_in_no_log_span_or_header(mesh: Mesh) -> None:
     for plant in (by_http, by_grpc, by_kafka, by_file, by_command_line):
         plant(mesh)
     bootstrap = mesh.stack.kafka_bootstrap
-    wait_until(lambda: sum(MARK in value for _, value in read_all(bootstrap, DEAD_LETTERS)) >= 6, "the dead letters")
+    wait_until(
+        lambda: sum(MARK.encode() in value for _, value in read_all(bootstrap, DEAD_LETTERS)) >= 6, "the dead letters"
+    )
     # What was planted has passed when this record, sent last, is found by a search for its trace.
     trace_id = uuid.uuid4().hex
     metadata = (*mesh.metadata, ("traceparent", f"00-{trace_id}-{uuid.uuid4().hex[:16]}-01"))
@@ -166,12 +168,12 @@ def test_what_people_send_is_in_no_log_span_or_header(mesh: Mesh) -> None:
         IngestServiceStub(channel).IngestRecords(request, metadata=metadata, timeout=30)
     wait_until(lambda: "cleaning" in mesh.tidemill("trace", trace_id, "--json", check=False).stdout)
 
-    assert not [around(text) for text in documents(mesh) if "planted.example.com" in text]
+    assert not [around(text) for text in documents(mesh) if MARK in text]
     for log in sorted((mesh.stack.state / "logs").glob("*.log*")):
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        assert not [around(line) for line in lines if "planted.example.com" in line], log.name
+        assert not [around(line) for line in lines if MARK in line], log.name
 
     for topic in TOPICS:
         for headers, value in read_all(bootstrap, topic):
-            assert not any(MARK in header for header in headers.values()), (topic.name, headers)
-            assert topic in CONTENT or MARK not in value, (topic.name, value)
+            assert not any(MARK.encode() in header for header in headers.values()), (topic.name, headers)
+            assert topic in CONTENT or MARK.encode() not in value, (topic.name, value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -47,7 +46,3 @@ class MessageFile(Generic[M]):
             self._failing = True
         else:
             self._failing = False
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
