@@ -69,8 +69,8 @@ MINUTES ?= 1
 LOAD_SECONDS ?= 300
 
 faults: setup ## fault injection: attacks, kills, full disks, load; an hour
-	$(BIN)/pytest -n 2 -m "slow or hypothesis" --hypothesis-profile thorough tests/unit
-	$(SIDE_BY_SIDE) -m "faults or slow" tests/unit tests/contract tests/integration tests/e2e/test_faults.py
+	$(BIN)/pytest -n 2 -m "faults or slow or hypothesis" --hypothesis-profile thorough tests/unit
+	$(SIDE_BY_SIDE) -m "faults or slow" tests/contract tests/integration tests/e2e/test_faults.py
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults
 

@@ -206,7 +206,8 @@ class BatchRunner:
                 except OSError:
                     logger.exception("batches cannot be read; they wait")
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._made.wait(), _LOOK_S)
+                    async with asyncio.timeout(_LOOK_S):
+                        await self._made.wait()
                 self._made.clear()
         finally:
             for task in self._running.values():

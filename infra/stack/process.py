@@ -102,7 +102,8 @@ async def stop(process: asyncio.subprocess.Process, grace_s: float) -> bool:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), grace_s)
+            async with asyncio.timeout(grace_s):
+                await process.wait()
         except TimeoutError:
             orderly = False
     kill_group(process.pid)

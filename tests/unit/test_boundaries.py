@@ -64,5 +64,6 @@ def test_the_mark_is_what_make_faults_selects_by(request: pytest.FixtureRequest)
     mark([item])
     assert item.get_closest_marker("faults") is None
     recipe = (ROOT / "Makefile").read_text("utf-8").partition("\nfaults:")[2].partition("\n\n")[0]
-    assert "-m faults" in recipe
+    assert re.search('-m "faults or slow or hypothesis" .*tests/unit', recipe)
+    assert re.search('-m "faults or slow" .*tests/contract .*tests/integration ', recipe)
     assert "tests/faults" in recipe

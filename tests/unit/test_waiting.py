@@ -21,6 +21,7 @@ PACED = {
     "tests/faults/test_mesh_authority.py": "makes calls until it is cancelled",
     "tests/integration/pipeline/test_triggers.py": "kills a service at another moment each time",
     "tests/integration/telemetry/emitter.py": "spreads its lines over time",
+    "tests/unit/gateway/test_batch_runner.py": "cancels a task at another step each time",
     "tests/unit/gateway/test_messages.py": "lets the event loop run its tasks",
 }
 

@@ -143,17 +143,17 @@ class RoutingTable:
     async def changed(self, model: str, timeout_s: float) -> bool:
         """Waits until the route of a model is another one; False if that takes longer."""
         before = self.route(model)
-        end = asyncio.get_running_loop().time() + timeout_s
-        while self.route(model) is before or self.route(model) == before:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.add(waiter)
-            try:
-                left = end - asyncio.get_running_loop().time()
-                await asyncio.wait_for(waiter, left)
-            except TimeoutError:
-                return False
-            finally:
-                self._waiters.discard(waiter)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.route(model) is before or self.route(model) == before:
+                    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._waiters.add(waiter)
+                    try:
+                        await waiter
+                    finally:
+                        self._waiters.discard(waiter)
+        except TimeoutError:
+            return False
         return True
 
     def _all(self) -> Mapping[str, Route]:

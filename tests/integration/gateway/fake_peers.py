@@ -340,7 +340,8 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
     async def _left(self, departed: asyncio.Event) -> bool:
         """Waits for a minute; whether the caller's departure was reported meanwhile."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(departed.wait(), 60)
+            async with asyncio.timeout(60):
+                await departed.wait()
             self._seen.cancelled.set()
         return departed.is_set()
 

@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from gateway.access import BACKGROUND
 from gateway.batches.objects import ENDED, KEEP_S, WINDOW_S, Batch
@@ -144,6 +147,31 @@ async def test_batches_of_several_tenants_take_turns(tmp_path: Path) -> None:
     assert before < 150
     first = order.index("b")
     assert order[first : first + 9 : 2] == ["b"] * 5
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_the_runner_ends_at_whatever_moment_it_is_cancelled(tmp_path: Path, steps: int) -> None:
+    """`asyncio.wait_for` of Python 3.11 forgets a cancellation that comes with what it waits for."""
+    clock = Clock()
+    swept, made = threading.Event(), asyncio.Event()
+
+    class Store(BatchStore):
+        def sweep(self) -> None:
+            swept.set()
+
+    async def ask(path: str, body: bytes) -> Reply:
+        raise AssertionError("there is nothing to ask")
+
+    runner = BatchRunner(Store(tmp_path, 10**6, clock), ask, _no_key, 1, made, clock=clock)
+    task = asyncio.create_task(runner.run())
+    await eventually(swept.is_set)
+    await asyncio.sleep(0.05)  # now it waits
+    made.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()
 
 
 async def test_a_batch_of_a_key_that_is_gone_fails_before_anything_is_asked(tmp_path: Path) -> None:

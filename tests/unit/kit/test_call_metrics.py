@@ -64,7 +64,8 @@ async def test_a_caller_that_disconnects_is_not_a_fault_of_the_service() -> None
         watch.cancel()
         await until("WatchCycle", "CANCELLED")
         cancel = stub.CancelCycle(pb.CancelCycleRequest(name=name))
-        await asyncio.wait_for(servicer.cancelling.wait(), 60)
+        async with asyncio.timeout(60):
+            await servicer.cancelling.wait()
         cancel.cancel()
         await until("CancelCycle", "CANCELLED")
         with pytest.raises(grpc.aio.AioRpcError):

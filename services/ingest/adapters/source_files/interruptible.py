@@ -57,8 +57,13 @@ class InterruptibleLoop:
 
     def finish(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Closes a connection, also after an interrupt; errors are ignored."""
+
+        async def bounded() -> None:
+            async with asyncio.timeout(_FINISH_S):
+                await coroutine
+
         try:
-            self._runner.run(asyncio.wait_for(coroutine, _FINISH_S))
+            self._runner.run(bounded())
         except (OSError, TimeoutError) as error:
             logger.debug("could not close a source's connection: %s", error)
 
