@@ -417,4 +417,5 @@ def _delivery(record: object) -> Delivery:
         key=record.key,  # type: ignore[attr-defined]
         value=record.value or b"",  # type: ignore[attr-defined]
         headers=headers,
+        log_time_ms=record.timestamp,  # type: ignore[attr-defined]
     )

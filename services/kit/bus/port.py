@@ -43,7 +43,11 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it arrived from a topic. `headers` are the message's own, with lower-case names."""
+    """One message as it arrived from a topic. `headers` are the message's own, with lower-case names.
+
+    `log_time_ms` is when the bus took it, by the bus's clock, in milliseconds since 1970; None of a message that could
+    not be read.
+    """
 
     topic: str
     partition: int
@@ -51,6 +55,7 @@ class Delivery:
     key: bytes | None
     value: bytes
     headers: Mapping[str, bytes]
+    log_time_ms: int | None = None
 
     @property
     def event_type(self) -> str:

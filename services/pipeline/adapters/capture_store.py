@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, Engine, delete, insert, literal, select, type
 from services.kit.pseudonyms import user_key
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.judge_rows import ask
+from services.pipeline.adapters.late_arrivals import erased_among, forget_erased
 from services.pipeline.adapters.lessons import JOIN, learn, quarantined, salt_of
 from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import capture_of, captured_of, captured_row, lesson_of_row
@@ -71,10 +72,11 @@ class SqlCaptureStore:
             }
             query = select(captured_answers.c.name).where(captured_answers.c.name.in_(list(newest)))
             known = set(connection.execute(query).scalars())
+            erased = erased_among(connection, list(newest.values()))
             rows = [
                 captured_row(answer, timedelta(days=rules[answer.model].keep_days))
                 for answer in newest.values()
-                if answer.name not in known and answer.model in rules
+                if answer.name not in known | erased and answer.model in rules
             ]
             if rows:
                 connection.execute(insert(captured_answers), rows)
@@ -113,6 +115,7 @@ class SqlCaptureStore:
             # A reason may quote the answer, so it goes with it.
             theirs = judge_ratings.c.answer.in_(select(captured_answers.c.name).where(old))
             connection.execute(delete(judge_ratings).where(theirs))
+            forget_erased(connection, now)
             return connection.execute(delete(captured_answers).where(old)).rowcount
 
     def lessons(self, model: str) -> Sequence[Lesson]:

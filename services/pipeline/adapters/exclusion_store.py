@@ -13,6 +13,7 @@ from services.kit.ids import new_id
 from services.kit.pseudonyms import user_key, user_pseudonym
 from services.kit.storage.database import forget_deleted, one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.audit_store import add
+from services.pipeline.adapters.late_arrivals import note_erased
 from services.pipeline.adapters.lessons import JOIN, learn, salt_of
 from services.pipeline.adapters.rows import cycle_of, spec_row
 from services.pipeline.adapters.tables import (
@@ -107,6 +108,7 @@ class SqlExclusionStore:
             # Those that others have judged as well are taught by them.
             connection.execute(delete(lessons).where(lessons.c.person == exclusion.person))
             learn(connection, judged)
+            note_erased(connection, asked, exclusion.create_time)
             removed["answers"] = _delete(connection, captured_answers, captured_answers.c.name, asked)
             for table in (review_items, review_decisions, judge_ratings):
                 _delete(connection, table, table.c.answer, asked)
@@ -116,7 +118,7 @@ class SqlExclusionStore:
             left = {"exclusion_id": exclusion.exclusion_id, "records": sorted(asked), "done": 0}
             connection.execute(insert(pending_erasures).values(left))
             ordered = _order_cycles(connection, exclusion, models)
-            made = replace(exclusion, removed=removed, ordered=ordered)
+            made = replace(exclusion, removed=removed, ordered=ordered, asked_by=user)
             connection.execute(insert(exclusions).values(_row(made)))
             why = made.reason or "A person asked to be forgotten."
             facts = {name: str(count) for name, count in removed.items()} | {"ordered": ", ".join(ordered)}
@@ -236,6 +238,7 @@ def _row(exclusion: Exclusion) -> dict[str, Any]:
         "lift_time": exclusion.lift_time,
         "rewritten": list(exclusion.rewritten),
         "complete_time": exclusion.complete_time,
+        "asked_by": exclusion.asked_by,
     }
 
 
@@ -252,4 +255,5 @@ def _exclusion(row: Mapping[Any, Any]) -> Exclusion:
         lift_time=row["lift_time"],
         rewritten=tuple(row["rewritten"]),
         complete_time=row["complete_time"],
+        asked_by=row["asked_by"],
     )

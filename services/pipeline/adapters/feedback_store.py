@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services.kit.errors import AbortedError, request_id_reused
 from services.kit.storage.database import one_at_a_time, read_only, translate_database_errors
+from services.pipeline.adapters.late_arrivals import without_erased
 from services.pipeline.adapters.lessons import JOIN, learn
 from services.pipeline.adapters.review_store import queue
 from services.pipeline.adapters.rows import feedback_of, feedback_row
@@ -23,11 +24,12 @@ class SqlFeedbackStore:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
 
-    def record(self, items: Sequence[Feedback]) -> Sequence[Feedback]:
+    def record(self, items: Sequence[Feedback], sent: Sequence[datetime] | None = None) -> Sequence[Feedback]:
         """See the port."""
         try:
             with translate_database_errors(), self._engine.begin() as connection:
                 one_at_a_time(connection, JOIN)
+                items = without_erased(connection, items, sent)
                 recorded = [self._record(connection, item) for item in items]
                 learn(connection, {item.answer for item in items})
                 queue(connection, {item.answer for item in items})

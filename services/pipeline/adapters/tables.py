@@ -254,6 +254,16 @@ exclusions = Table(
     Column("lift_time", UtcMicros, nullable=True),
     Column("rewritten", JsonText, nullable=False),
     Column("complete_time", UtcMicros, nullable=True),
+    # Of an erasure: the person's pseudonym as a user who asks.
+    Column("asked_by", String(40), nullable=False, server_default=""),
+)
+
+# Answers that were erased, so that an event that arrives late or again does not bring them back.
+erased_answers = Table(
+    "erased_answers",
+    metadata,
+    Column("name", String(80), primary_key=True),
+    Column("erase_time", UtcMicros, nullable=False, index=True),
 )
 
 # Erasures that cleaning has to carry out still; `records` are ids of records, `done` counts the times that it did.

@@ -48,9 +48,10 @@ class Captures:
         return {model: mask_of(rules.get(model, ())) for model in set(models)}
 
     def keep(self, answers: Sequence[CapturedAnswer]) -> None:
-        """Stores answers that a data plane has captured, but none of a model whose rule has ended."""
+        """Stores answers that a data plane has captured, but none of a model whose rule has ended, or of the erased."""
         if answers and (refused := self._store.keep(answers)):
-            logger.info("%d captured answers are not kept: their pipelines capture no more", refused)
+            why = "their pipelines capture no more, or their users were erased"
+            logger.info("%d captured answers are not kept: %s", refused, why)
 
     def answers(self, names: Sequence[str]) -> Sequence[CapturedAnswer]:
         """Those of these answers that were captured and are still stored."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from services.kit.clock import Clock
 from services.kit.ids import new_id
@@ -34,12 +34,16 @@ class FeedbackService:
         self._announcer, self._clock, self._recorded = announcer, clock, recorded
         self._keep = timedelta(days=keep_answers_days)
 
-    def record(self, drafts: Sequence[Feedback], place: str = "") -> Sequence[Feedback]:
+    def record(
+        self, drafts: Sequence[Feedback], place: str = "", sent: Sequence[datetime] | None = None
+    ) -> Sequence[Feedback]:
         """Stores judgements, all or none. `publish_pending` publishes them, so no caller waits for an unavailable bus.
 
         Args:
             drafts: without id and time; corrections and comments are masked before they are stored.
             place: before the number of a judgement in messages; empty for a single one.
+            sent: when each was sent, of those that come from a bus. What an erased person sent before, and what is
+                said of an erased answer, is left out.
 
         Returns:
             What is stored, in order; for a repeated request id, what it stored first.
@@ -48,6 +52,7 @@ class FeedbackService:
             InvalidArgumentError: a judgement has control characters, does not fit its answer, or its request id was
                 used for another one.
             PermissionDeniedError: an answer was given to another tenant.
+            NotFoundError: an answer was erased, and `sent` is None.
         """
         places = [f"{place}[{number}]." if place else "" for number in range(len(drafts))]
         captured = {answer.name: answer for answer in self._captures.answers([draft.answer for draft in drafts])}
@@ -57,7 +62,10 @@ class FeedbackService:
                 check_fits(draft, captured[draft.answer], where)
         masked = self._masked(drafts)
         now = self._clock.now()
-        recorded = self._store.record([replace(item, feedback_id=new_id(), create_time=now) for item in masked])
+        items = [replace(item, feedback_id=new_id(), create_time=now) for item in masked]
+        recorded = self._store.record(items, sent)
+        if len(recorded) < len(items):
+            logger.info("%d judgements are not kept: they belong to what was erased", len(items) - len(recorded))
         self._recorded()
         return recorded
 

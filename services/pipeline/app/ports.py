@@ -67,11 +67,17 @@ class CycleStore(Protocol):
 class FeedbackStore(Protocol):
     """Keeps feedback and which model gave which answer; each call is one transaction."""
 
-    def record(self, items: Sequence[Feedback]) -> Sequence[Feedback]:
+    def record(self, items: Sequence[Feedback], sent: Sequence[datetime] | None = None) -> Sequence[Feedback]:
         """Stores all or none, each with its answer's model version, if known; for a repeat, the one of its request.
+
+        Args:
+            items: the judgements.
+            sent: when each was sent, of those that may have been on their way for long. They are left out if their
+                author was erased since, or their answer was.
 
         Raises:
             InvalidArgumentError: a request id was used for another judgement.
+            NotFoundError: an answer was erased, and `sent` is None.
         """
         ...
 
@@ -120,7 +126,11 @@ class CaptureStore(Protocol):
         ...
 
     def keep(self, answers: Sequence[CapturedAnswer]) -> int:
-        """Stores answers of models with a rule; a repeat changes nothing. Returns how many had no rule."""
+        """Stores answers of models with a rule; a repeat changes nothing.
+
+        Returns:
+            How many are left out: they have no rule, or were erased, or were asked by a user who was erased since.
+        """
         ...
 
     def answers(self, names: Sequence[str]) -> Sequence[CapturedAnswer]:

@@ -8,6 +8,8 @@ is trusted to name the `tenant` whose answer it is. An event that is not valid b
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf import json_format
@@ -37,11 +39,20 @@ class FeedbackInbound:
 
     def handle(self, batch: Sequence[Delivery]) -> None:
         """Records a batch, idempotently; refuses all of it before anything is recorded."""
-        drafts = [draft_of(delivery) for delivery in batch if delivery.topic == FEEDBACK_INBOUND.name]
-        if drafts:
-            self._feedback.record(drafts)
+        inbound = [delivery for delivery in batch if delivery.topic == FEEDBACK_INBOUND.name]
+        if inbound:
+            drafts = [draft_of(delivery) for delivery in inbound]
+            self._feedback.record(drafts, sent=[_sent(delivery) for delivery in inbound])
         if others := [delivery for delivery in batch if delivery.topic != FEEDBACK_INBOUND.name]:
             self._others(others)
+
+
+def _sent(delivery: Delivery) -> datetime:
+    """When it was sent, by the broker's clock; now if that is not a time."""
+    if delivery.log_time_ms is not None and delivery.log_time_ms >= 0:
+        with suppress(OverflowError, ValueError, OSError):
+            return datetime.fromtimestamp(delivery.log_time_ms / 1000, UTC)
+    return datetime.now(UTC)
 
 
 def draft_of(delivery: Delivery) -> Feedback:

@@ -6,6 +6,7 @@ It runs the kit's own encoding and `DeliveryProcessor`; only the broker is repla
 from __future__ import annotations
 
 import threading
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ class MemoryBus:
         with self._lock:
             log = self._logs[topic.name, partition]
             named = {name.lower(): item for name, item in headers}
-            log.append(Delivery(topic.name, partition, len(log), key, value, named))
+            log.append(Delivery(topic.name, partition, len(log), key, value, named, int(time.time() * 1000)))
 
     def dead_letter(self, delivery: Delivery, error: Exception) -> None:
         """See `DeadLetterSink`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -52,7 +53,7 @@ class Handler:
 def test_what_is_published_arrives_as_a_cloudevent_in_order_for_each_key(
     bus: Bus, topic: Topic, consume: Consume
 ) -> None:
-    keys = [f"k{number}" for number in range(7)]
+    keys, begun = [f"k{number}" for number in range(7)], int(time.time() * 1000)
     for turn in range(20):
         bus.publish(topic, [event(key, str(turn)) for key in keys])
     handler = Handler()
@@ -66,6 +67,8 @@ def test_what_is_published_arrives_as_a_cloudevent_in_order_for_each_key(
     assert delivery.content_type == "application/protobuf"
     assert delivery.headers["ce_specversion"] == b"1.0"
     assert delivery.headers["ce_subject"] == delivery.key
+    assert delivery.log_time_ms is not None
+    assert begun <= delivery.log_time_ms <= time.time() * 1000
     for key in keys:
         assert len({d.partition for d in handler.deliveries if d.key == key.encode()}) == 1
 

@@ -165,6 +165,58 @@ async def test_an_erasure_finds_what_a_user_asked_though_no_one_judged_it(office
     assert set(office.exclusions.erase("dora", TENANT, "").exclusion.removed.values()) == {0}
 
 
+def test_what_was_on_its_way_when_a_person_was_erased_does_not_come_back(office: Office) -> None:
+    """Events of answers arrive late, and again after a kill."""
+    dora = user_pseudonym(office.harness.captures.user_key(), TENANT, "dora")
+    asked = {"tenant": TENANT, "asked_by": dora}
+    office.correct("judged", "dora")
+    office.desk.answers("asked", **asked)
+    office.correct("of-ben", "ben")
+    office.desk.clock.time += timedelta(minutes=1)
+    erased = office.exclusions.erase("dora", TENANT, "").exclusion
+    assert erased.removed["answers"] == 2
+    left = office.all_text()
+
+    before = office.desk.clock.time - timedelta(seconds=1)
+    office.desk.answers("judged", tenant=TENANT, answer_time=before)
+    office.desk.answers("asked", "late", answer_time=before, **asked)
+    # The clock of a gateway may be ahead.
+    office.desk.answers("late-by-clock", answer_time=office.desk.clock.time + timedelta(minutes=4), **asked)
+    for gone in ("judged", "asked", "late", "late-by-clock"):
+        assert f"article {gone}" not in left + office.all_text()
+    office.desk.answers("of-emil", tenant=TENANT, answer_time=before)
+    # She came back.
+    office.desk.answers("new", answer_time=office.desk.clock.time + timedelta(minutes=6), **asked)
+    assert {"of-ben", "of-emil", "new"} == {
+        item.name.removeprefix("answers/") for item in office.harness.captures.page("", "", 100)
+    }
+
+
+def test_feedback_that_was_on_its_way_to_an_erased_answer_is_left_out(office: Office) -> None:
+    office.correct("hers", "dora")
+    office.correct("of-ben", "ben")
+    office.desk.clock.time += timedelta(minutes=1)
+    office.exclusions.erase("dora", TENANT, "")
+    now = office.desk.clock.time
+    said = [
+        replace(office.judgement("of-ben", "dora"), comment="dora, before"),
+        replace(office.judgement("of-ben", "dora"), comment="dora, after"),
+        replace(office.judgement("of-ben", "ben"), comment="ben, before"),
+        replace(office.judgement("of-ben", ""), comment="of no one"),
+        replace(office.judgement("hers", "ben"), comment="ben, of hers"),
+    ]
+    second = timedelta(seconds=1)
+    sent = [now - second, now + second, now - second, now - second, now + second]
+    kept = office.desk.feedback.record(said, sent=sent)
+    assert [item.comment for item in kept] == ["dora, after", "ben, before", "of no one"]
+    with pytest.raises(NotFoundError, match="answers/hers was erased"):
+        office.desk.feedback.record([said[4]])
+    # The names are forgotten when no event can bring the answers back.
+    office.harness.captured.expire(now + timedelta(days=31))
+    with office.engine.connect() as connection:
+        assert connection.execute(select(tables.erased_answers)).all() == []
+
+
 def test_a_key_of_pseudonyms_reveals_neither_the_salt_nor_a_user(harness: Harness) -> None:
     key = harness.captures.user_key()
     with harness.captured._engine.connect() as connection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,13 +12,17 @@ from services.kit.bus.port import Delivery
 from services.kit.bus.topics import FEEDBACK_INBOUND
 from services.kit.clock import SystemClock
 from services.kit.errors import InvalidArgumentError
+from services.pipeline.adapters.exclusion_store import SqlExclusionStore
+from services.pipeline.app.exclusions import Exclusions
 from services.pipeline.app.feedback import FeedbackService
 from services.pipeline.domain.feedback import Signal
 from services.pipeline.entrypoints.feedback_inbound import FeedbackInbound
 from tests.unit.pipeline.conftest import Harness
 
 
-def event(data: Any, event_id: str = "1", topic: str = FEEDBACK_INBOUND.name) -> Delivery:
+def event(
+    data: Any, event_id: str = "1", topic: str = FEEDBACK_INBOUND.name, log_time_ms: int | None = None
+) -> Delivery:
     headers = {
         "ce_specversion": b"1.0",
         "ce_id": event_id.encode(),
@@ -25,7 +30,7 @@ def event(data: Any, event_id: str = "1", topic: str = FEEDBACK_INBOUND.name) ->
         "ce_type": b"com.example.judged",
         "content-type": b"application/json",
     }
-    return Delivery(topic, 0, 0, None, json.dumps(data).encode(), headers)
+    return Delivery(topic, 0, 0, None, json.dumps(data).encode(), headers, log_time_ms)
 
 
 @pytest.fixture
@@ -42,6 +47,17 @@ def test_an_event_is_a_judgement_and_the_same_event_is_the_same_one(harness: Har
     assert (first.answer, first.label, first.signal, first.rating) == ("answers/a", "negative", Signal.EDITED, -1)
     assert (first.author, first.tenant, first.api_key) == ("anna", "acme", "event:/shop")
     assert (second.answer, second.rating) == ("answers/b", 1)
+
+
+def test_an_event_from_before_the_erasure_of_its_author_is_left_out(harness: Harness, inbound: FeedbackInbound) -> None:
+    data = {"answer": "a", "rating": 1, "author": "anna", "tenant": "acme"}
+    exclusions = Exclusions(SqlExclusionStore(harness.captured._engine), harness.store, SystemClock())
+    exclusions.erase("anna", "acme", "")
+    now_ms = int(time.time() * 1000)
+    inbound.handle([event(data, "1", log_time_ms=now_ms - 60_000), event(data, "2", log_time_ms=now_ms + 60_000)])
+    # A time that no calendar has does not stop the reader.
+    inbound.handle([event(data, "3", log_time_ms=2**62)])
+    assert len(harness.feedback.page("", "", 10)) == 2
 
 
 @pytest.mark.parametrize(
