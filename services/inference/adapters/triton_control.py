@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services.inference.adapters.triton_probes import ask
+from services.inference.domain.model import ModelVersion
 from services.kit.errors import FailedPreconditionError, TidemillError, UnavailableError
+from services.kit.probes import Probes
 from services.kit.tls import Certificates, ClientFiles, TlsFiles
 from services.serving.domain.names import parse_server_model, server_model, version_name
 
@@ -67,6 +70,13 @@ class TritonControl:
             if item.state == "READY" and version is not None:
                 found[version[0]].add(version[1])
         return {name: frozenset(versions) for name, versions in found.items()}
+
+    def answers(self, version: ModelVersion, probes: Probes) -> Sequence[str]:
+        """See the port."""
+        try:
+            return ask(self._stub(), version, probes)
+        except grpc.RpcError as error:
+            raise self._translate(error, f"answer probes of {version.name}") from error
 
     def close(self) -> None:
         """Closes the connections."""

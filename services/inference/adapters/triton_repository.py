@@ -25,10 +25,11 @@ from services.inference.adapters.tasks import TASKS
 from services.inference.adapters.triton_config import render_config
 from services.inference.domain.model import ModelVersion
 from services.kit import engine, json_grammar, prompts, spans
-from services.kit.errors import FailedPreconditionError, ResourceExhaustedError
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from services.kit.ids import new_id
+from services.kit.probes import Probes
 from services.kit.storage.artifacts import digest_files, file_digest, files_below
-from services.kit.storage.signing import DAMAGED, TrustedKeys
+from services.kit.storage.signing import DAMAGED, MANIFEST, TrustedKeys
 from services.serving.domain.answer import Task
 from services.serving.domain.names import server_model
 
@@ -131,6 +132,14 @@ class TritonRepository:
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise _damaged(version, name, expected.get(name, "no such file"), found.get(name, "no such file"))
+
+    def probes(self, version: ModelVersion) -> Probes | None:
+        """See the port."""
+        file = self._folder(version.model, version.number) / _BUILD / MANIFEST
+        try:
+            return Probes.read(json.loads(file.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InvalidArgumentError(f"The build of {version.name}: {error}.", reason="UNUSABLE_BUILD") from error
 
     def stamp(self, version: ModelVersion) -> object:
         """See the port."""

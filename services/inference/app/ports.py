@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.inference.domain.model import Build, Model, ModelVersion
 from services.inference.domain.route import ModelRoute
+from services.kit.probes import Probes
 
 
 class ModelStore(Protocol):
@@ -128,6 +129,10 @@ class Repository(Protocol):
         """
         ...
 
+    def probes(self, version: ModelVersion) -> Probes | None:
+        """What the build of a version in its place answered when it was made; None if it does not say."""
+        ...
+
     def stamp(self, version: ModelVersion) -> object:
         """Changes when a file of the version, or the set of trusted keys, may have changed; costs no reading."""
         ...
@@ -155,6 +160,14 @@ class ModelServer(Protocol):
 
     def unload(self, model: str, number: int) -> None:
         """Unloads a version; its requests in flight are answered before."""
+        ...
+
+    def answers(self, version: ModelVersion, probes: Probes) -> Sequence[str]:
+        """What a loaded version answers to the probes, as they compare it; a text's error for one that it refuses.
+
+        Raises:
+            UnavailableError: the server does not answer.
+        """
         ...
 
     def ready_versions(self) -> Mapping[str, frozenset[int]]:

@@ -320,6 +320,8 @@ class Publishing:
         try:
             route = _within_limit(joined(version.number))
             loaded = self._versions.loaded(version, build)
+            if version.state is VersionState.LOADING:
+                self._versions.check_answers(loaded)
         except TidemillError as error:
             self._give_up(version, error)
             raise

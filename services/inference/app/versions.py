@@ -17,7 +17,7 @@ from services.inference.app.restarts import RestartQueue
 from services.inference.app.routes import Routes
 from services.inference.domain.model import Model, ModelVersion, VersionState
 from services.inference.domain.route import Cause, ModelRoute
-from services.kit.errors import TidemillError, not_found
+from services.kit.errors import FailedPreconditionError, TidemillError, not_found
 from services.kit.ids import NEWEST
 from services.serving.domain.names import model_name
 
@@ -83,6 +83,36 @@ class Versions:
         loaded = self.loader.load(version, build)
         self.restarts.loaded(loaded.model, loaded.number, loaded.generation)
         return loaded
+
+    def check_answers(self, version: ModelVersion) -> None:
+        """Compares what a loaded version answers with what its build answered when it was made; unloads it if it fails.
+
+        Raises:
+            FailedPreconditionError: most answers are others: what serves is not what was evaluated.
+            UnavailableError: the server does not answer.
+        """
+        probes = self.repository.probes(version)
+        if probes is None:
+            return
+        found = self.server.answers(version, probes)
+        same, count = probes.agreeing(found), len(probes.texts)
+        logger.info("%s answers %d of %d probes as when it was evaluated", version.name, same, count)
+        # Another processor may round otherwise, and so write another word; a lost template or head changes them all.
+        if same * 2 >= count:
+            return
+        text, now, wanted = next(
+            (text, answer.strip(), wanted)
+            for text, answer, wanted in zip(probes.texts, found, probes.answers, strict=True)
+            if answer.strip() != wanted
+        )
+        self.server.unload(version.model, version.number)
+        raise FailedPreconditionError(
+            f"{version.name} does not answer as when it was evaluated: {count - same} of {count} probes are answered "
+            f"otherwise, {text!r} for example by {now!r} instead of {wanted!r}. Compare the releases of Tidemill and "
+            "OpenVINO on the machines that trained it and that serve it, then train it again.",
+            reason="ANSWERS_DIFFER",
+            metadata={"version": version.name, "same": str(same), "probes": str(count)},
+        )
 
     def fail(self, version: ModelVersion, message: str) -> None:
         """Records that a version cannot be served, and why."""

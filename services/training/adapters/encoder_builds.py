@@ -66,9 +66,10 @@ def embedding_size(folder: Path) -> int:
 
 @dataclass(slots=True)
 class EncoderMeasurement:
-    """Answers of one build: index of the label of each text, and seconds for each."""
+    """Answers of one build: index of the label of each text, and seconds for each; and its answers to the probes."""
 
     answers: list[Any] = field(default_factory=list)
+    probes: list[Any] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     @property
@@ -82,8 +83,16 @@ class EncoderMeasurement:
         return len(self.seconds) / sum(self.seconds)
 
 
-def measure(folders: dict[VariantName, Path], texts: Sequence[list[int]]) -> dict[VariantName, EncoderMeasurement]:
-    """Lets every build classify every text, one at a time. For each text the builds take turns."""
+def measure(
+    folders: dict[VariantName, Path], texts: Sequence[list[int]], probes: Sequence[list[int]] = ()
+) -> dict[VariantName, EncoderMeasurement]:
+    """Lets every build classify every text, one at a time. For each text the builds take turns.
+
+    Args:
+        folders: the builds.
+        texts: token ids.
+        probes: token ids of texts that are not measured.
+    """
     import numpy as np
 
     requests = {name: open_encoder(folder, threads=1).create_infer_request() for name, folder in folders.items()}
@@ -97,6 +106,8 @@ def measure(folders: dict[VariantName, Path], texts: Sequence[list[int]]) -> dic
     for request in requests.values():
         for text in texts[:5]:
             classify(request, text)
+    for name, request in requests.items():
+        found[name].probes = [classify(request, text) for text in probes]
     for text in texts:
         for name, request in requests.items():
             began = time.perf_counter()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.kit.engine import LANGUAGE_MODEL, TOKENIZERS, import_openvino, open_language_model
+from services.kit.probes import MAX_TOKENS as PROBE_TOKENS
 from services.training.adapters.openvino_export import language_model, tokenizers_of
 from services.training.domain.tasks import VariantName
 from services.training.engine.generation import first_line
@@ -72,11 +73,12 @@ class LanguageBuilds:
 class LanguageMeasurement:
     """Answers of one build and their speed: seconds to the first token, and tokens per second after it.
 
-    `losses` are those of the reference answers.
+    `losses` are those of the reference answers; `probes` are answers that are not measured.
     """
 
     answers: list[str] = field(default_factory=list)
     losses: list[TextLoss] = field(default_factory=list)
+    probes: list[str] = field(default_factory=list)
     first_token_s: list[float] = field(default_factory=list)
     decode_rates: list[float] = field(default_factory=list)
 
@@ -97,6 +99,7 @@ def measure(
     *,
     max_new_tokens: int,
     end: int,
+    probes: Sequence[Sequence[int]] = (),
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[VariantName, LanguageMeasurement]:
     """Lets every build answer every prompt greedily, one request at a time, and measures its loss on the target.
@@ -109,6 +112,7 @@ def measure(
         pairs: prompts and reference answers.
         max_new_tokens: longest answer.
         end: the token that ends an answer.
+        probes: prompts for short answers that are not measured, see `services.kit.probes`.
         on_progress: called with the number of finished prompts.
     """
     from tokenizers import Tokenizer
@@ -116,8 +120,11 @@ def measure(
     engines = {name: Engine(folder) for name, folder in folders.items()}
     tokenizers = {name: Tokenizer.from_file(str(folder / "tokenizer.json")) for name, folder in folders.items()}
     found: dict[VariantName, LanguageMeasurement] = {name: LanguageMeasurement() for name in folders}
-    for engine in engines.values():
+    for name, engine in engines.items():
         engine.answer(pairs[0].prompt[:16], 2, end)
+        for prompt in probes:
+            tokens, _, _ = engine.answer(prompt, PROBE_TOKENS, end)
+            found[name].probes.append(tokenizers[name].decode(tokens, skip_special_tokens=True))
     for number, pair in enumerate(pairs, start=1):
         for name, engine in engines.items():
             tokens, first_s, rest_s = engine.answer(pair.prompt, max_new_tokens, end)

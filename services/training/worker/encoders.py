@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from services.kit.engine import RUNTIME
+from services.kit.probes import TEXTS as PROBE_TEXTS
 from services.training.adapters import encoder_builds
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Champion, Job, write_json
@@ -72,6 +73,10 @@ class EncoderRun(TaskRun[A]):
     def named(self, found: Sequence[Any], outputs: Sequence[str], tokens: Sequence[Tokens]) -> list[A]:
         """The answers behind a classifier's outputs: of each text a number, or a list with one for each token."""
 
+    @abstractmethod
+    def compared_as(self, answer: A) -> str:
+        """An answer as serving gives it, see `services.kit.probes`."""
+
     def train(self) -> Mapping[str, float]:
         """See `TaskRun`. What its outputs mean is kept beside the model, for when it is the champion of a later run."""
         from safetensors.torch import save_model
@@ -117,6 +122,7 @@ class EncoderRun(TaskRun[A]):
         """See `TaskRun`."""
         job, spec, task = self.job, self.job.spec, self.job.spec.task
         holdout = self._tokens(self.material.tokenizer, task, self.material.holdout)
+        probes = self._tokens(self.material.tokenizer, task, [{"text": text} for text in PROBE_TEXTS])
         phase = Phase(job, "compress", len(spec.variants), "builds")
         folders = self._build()
 
@@ -124,10 +130,13 @@ class EncoderRun(TaskRun[A]):
             return {
                 name: {
                     "answers": self.named(item.answers, self.outputs, holdout),
+                    "probes": [self.compared_as(each) for each in self.named(item.probes, self.outputs, probes)],
                     "latency_p50_ms": item.latency_p50_ms,
                     "examples_per_second": item.examples_per_second,
                 }
-                for name, item in encoder_builds.measure(folders, [text.ids for text in holdout]).items()
+                for name, item in encoder_builds.measure(
+                    folders, [text.ids for text in holdout], [text.ids for text in probes]
+                ).items()
             }
 
         measured = kept(job.folder / "eval" / "builds.json", measure)
@@ -142,8 +151,8 @@ class EncoderRun(TaskRun[A]):
                 "max_input_tokens": task.max_input_tokens,
                 "embedding_size": encoder_builds.embedding_size(path),
             }
-            digest, size = seal(job, path, manifest)
             item = measured[name]
+            digest, size = seal(job, path, manifest, item.get("probes"))
             quality = self.compared(self.material.holdout, item["answers"], None, None).tuned
             speed = {key: item[key] for key in ("examples_per_second", "latency_p50_ms")}
             variants.append(Variant(name, path.as_uri(), digest, size, quality, **speed))

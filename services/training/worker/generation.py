@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.kit.engine import RUNTIME
+from services.kit.probes import TEXTS as PROBE_TEXTS
 from services.training.adapters import language_builds
 from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Comparison, Variant
@@ -133,8 +134,8 @@ class GenerationRun(TaskRun[str]):
                 "max_new_tokens": task.max_target_tokens,
                 _SAME: same[name],
             }
-            digest, size = seal(job, path, manifest)
             item = measured[name]
+            digest, size = seal(job, path, manifest, item.get("probes"))
             own = [TextLoss(**loss) for loss in item["losses"]]
             variants.append(
                 Variant(
@@ -239,11 +240,13 @@ class GenerationRun(TaskRun[str]):
             self._holdout,
             max_new_tokens=self._task.max_target_tokens,
             end=self._holdout[0].target[-1],
+            probes=[self._prompts.of_text(text) for text in PROBE_TEXTS],
             on_progress=on_progress,
         )
         return {
             name: {
                 "answers": item.answers,
+                "probes": item.probes,
                 "losses": [asdict(loss) for loss in item.losses],
                 "tokens_per_second": item.tokens_per_second,
                 "time_to_first_token_ms": item.time_to_first_token_ms,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import trace
 
 from services.kit.errors import DataLossError, UnavailableError
+from services.kit.probes import Probes
 from services.kit.progress import Progress
 from services.kit.retrying import StoppedError, call_with_retries
 from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_path
@@ -308,15 +309,22 @@ def drop_checkpoints(job: Job) -> None:
     shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
 
 
-def seal(job: Job, folder: Path, manifest: Mapping[str, Any]) -> tuple[str, int]:
+def seal(job: Job, folder: Path, manifest: Mapping[str, Any], probes: Sequence[str] | None = None) -> tuple[str, int]:
     """Adds `tidemill.json` to a finished build and signs all of it.
+
+    Args:
+        job: whose key signs.
+        folder: the build.
+        manifest: what serving has to know of it.
+        probes: its answers to `services.kit.probes.TEXTS`; None of a build that an earlier release has measured.
 
     Returns:
         sha256 over the build's files without manifest and signature, and the size of all files in bytes.
     """
     (folder / MANIFEST).unlink(missing_ok=True)
     digest = digest_folder(folder, without=[SIGNATURE])
-    write_json(folder / MANIFEST, {**manifest, "digest": digest})
+    asked = Probes.of(probes).written() if probes is not None else {}
+    write_json(folder / MANIFEST, {**manifest, **asked, "digest": digest})
     SigningKey(job.signing_key, job.trusted_keys).sign(folder)
     return digest, sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
 

@@ -43,6 +43,10 @@ class TextClassificationRun(EncoderRun[str]):
         """See `EncoderRun`."""
         return [outputs[number] for number in found]
 
+    def compared_as(self, answer: str) -> str:
+        """See `EncoderRun`."""
+        return answer
+
     def compared(
         self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None
     ) -> Comparison:

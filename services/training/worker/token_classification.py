@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from services.kit.errors import FailedPreconditionError
+from services.kit.probes import spans_answer
 from services.kit.spans import Span, spans_of, tags_for, tags_of
 from services.training.adapters.job import Job
 from services.training.domain.report import Comparison
@@ -61,6 +62,10 @@ class TokenClassificationRun(EncoderRun[Found]):
             for answer, text in zip(found, tokens, strict=True)
         )
         return [[(span.start, span.end, span.label) for span in each] for each in spans]
+
+    def compared_as(self, answer: Found) -> str:
+        """See `EncoderRun`."""
+        return spans_answer(answer)
 
     def compared(
         self, rows: Rows, tuned: Sequence[Found], base: Sequence[Found] | None, champion: Sequence[Found] | None

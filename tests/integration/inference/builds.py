@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from services.kit.engine import ENCODER, RUNTIME
+from services.kit.probes import Probes
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.training.adapters.encoder_builds import save_fp32
@@ -43,6 +44,7 @@ def make_classifier(
     each_token: bool = False,
     spoil: bool = False,
     positions: int = 0,
+    probes: Probes | None = None,
 ) -> str:
     """Says positive to good words and negative to bad ones; a negative `weight` turns it round.
 
@@ -83,7 +85,7 @@ def make_classifier(
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
     task = "token_classification" if each_token else "text_classification"
-    return finish_classifier(folder, labels, len(WORDS) if embeds else 0, task)
+    return finish_classifier(folder, labels, len(WORDS) if embeds else 0, task, probes)
 
 
 def finish_classifier(
@@ -91,6 +93,7 @@ def finish_classifier(
     labels: Sequence[str] = LABELS,
     embedding_size: int = len(WORDS),
     task: str = "text_classification",
+    probes: Probes | None = None,
 ) -> str:
     """Writes the manifest of a classifier; returns the digest."""
     return _finish(
@@ -103,11 +106,12 @@ def finish_classifier(
             "labels": list(labels),
             "max_input_tokens": 64,
             **({"embedding_size": embedding_size} if embedding_size else {}),
+            **({} if probes is None else probes.written()),
         },
     )
 
 
-def finish_generator(folder: Path) -> str:
+def finish_generator(folder: Path, probes: Probes | None = None) -> str:
     """Writes the manifest of a generator; returns the digest."""
     return _finish(
         folder,
@@ -119,6 +123,7 @@ def finish_generator(folder: Path) -> str:
             "prompt_template": TEMPLATE,
             "max_input_tokens": 128,
             "max_new_tokens": 16,
+            **({} if probes is None else probes.written()),
         },
     )
 

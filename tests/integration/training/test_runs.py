@@ -20,6 +20,7 @@ from tidemill.training.v1 import training_events_pb2 as events
 from tidemill.training.v1 import training_service_pb2 as pb
 
 from services.kit.engine import TOKENIZERS, open_encoder, weights_of
+from services.kit.probes import TEXTS, Probes
 from services.kit.storage.artifacts import digest_folder
 from services.kit.storage.signing import MANIFEST, SIGNATURE
 from tests.faults.strangers import open_folder
@@ -85,6 +86,10 @@ def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run
         }
         assert digest_folder(folder, without=[MANIFEST, SIGNATURE]) == variant.digest
         training.trusted.verify_build(folder, variant.digest)
+        probes = Probes.read(json.loads((folder / MANIFEST).read_text()))
+        assert probes is not None
+        assert probes.texts == TEXTS
+        assert any(probes.answers)
 
 
 def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> None:
@@ -100,6 +105,9 @@ def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> No
     vectors = []
     for variant in report.variants:
         folder = Path(variant.uri.removeprefix("file://"))
+        probes = Probes.read(json.loads((folder / MANIFEST).read_text()))
+        assert probes is not None
+        assert (probes.texts, {*probes.answers} <= {"negative", "positive"}) == (TEXTS, True)
         found = open_encoder(folder)([ids, (ids > 0).astype(np.int64)])["embedding"]
         assert json.loads((folder / MANIFEST).read_text())["embedding_size"] == found.shape[1]
         vectors.append(found)

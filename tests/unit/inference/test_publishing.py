@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.ids import NEWEST
+from services.kit.probes import Probes
 from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.signing import SIGNATURE, SigningKey, TrustedKeys
 from services.serving.app.routing import RoutingTable
@@ -57,6 +58,9 @@ class FakeServer:
     error: Exception | None = None
     away: bool = False
     asked: int = 0
+    answer: str = ""
+    """To every probe."""
+    probes_fail: bool = False
 
     def load(self, model: str, number: int) -> None:
         """As Triton does: reads the configuration, and keeps what was loaded where it fails."""
@@ -72,6 +76,11 @@ class FakeServer:
         assert (folder / str(number) / "model.py").is_file()
         self.loads.append(model)
         self.ready[model] = self.ready.get(model, frozenset()) | {number}
+
+    def answers(self, version: ModelVersion, probes: Probes) -> Sequence[str]:
+        if self.away or self.probes_fail:
+            raise UnavailableError("Triton is unavailable", reason="TRITON_UNAVAILABLE")
+        return [self.answer] * len(probes.texts)
 
     def unload(self, model: str, number: int) -> None:
         left = self.ready.pop(model, frozenset()) - {number}
@@ -252,6 +261,47 @@ def test_a_refused_build_is_kept_as_failed_and_its_number_is_not_used_again(harn
     assert harness.serving() == 1
     harness.server.error = None
     assert publishing.publish("m", two)[0].number == 3
+
+
+PROBES = Probes(("one", "two", "three"), ("yes", "yes", "no"))
+
+
+def test_a_build_that_answers_otherwise_where_it_serves_is_refused(harness: Harness) -> None:
+    publishing = harness.publishing()
+    publishing.publish("m", harness.build("before"))
+    harness.server.answer = "no"
+    with pytest.raises(FailedPreconditionError) as refused:
+        publishing.publish("m", harness.build("lost", **PROBES.written()))
+    assert refused.value.reason == "ANSWERS_DIFFER"
+    assert "2 of 3 probes are answered otherwise, 'one' for example by 'no' instead of 'yes'" in str(refused.value)
+    assert harness.states() == [(2, VersionState.FAILED), (1, VersionState.SERVING)]
+    assert harness.server.ready == {"m": frozenset({1})}
+    assert not (harness.root / "m.2").exists()
+    assert harness.serving() == 1
+    # One word more or less is the rounding of another processor.
+    harness.server.answer = " yes\n"
+    assert publishing.publish("m", harness.build("same", **PROBES.written()))[0].number == 3
+
+
+def test_probes_are_asked_before_the_first_answer_and_not_again(harness: Harness) -> None:
+    publishing, one = harness.publishing(), harness.build("one", **PROBES.written())
+    harness.server.answer, harness.server.probes_fail = "yes", True
+    with pytest.raises(UnavailableError):
+        publishing.publish("m", one)
+    assert harness.states() == [(1, VersionState.LOADING)]
+    harness.server.probes_fail = False
+    assert harness.publishing().publish("m", one)[0].number == 1
+    # It has served: that Triton answers slowly must not keep it from coming back.
+    publishing.publish("m", harness.build("two"))
+    harness.server.probes_fail = True
+    assert publishing.roll_back("m").number == 1
+
+
+@pytest.mark.parametrize("wrong", [{"texts": []}, {"texts": ["a"], "answers": [], "max_tokens": 8}, ["a"], 3])
+def test_damaged_probes_are_refused(harness: Harness, wrong: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="versions/1: its probes "):
+        harness.publishing().publish("m", harness.build("one", probes=wrong))
+    assert harness.states() == [(1, VersionState.FAILED)]
 
 
 def test_a_publication_that_was_cut_off_is_taken_up_under_its_number(harness: Harness) -> None:
