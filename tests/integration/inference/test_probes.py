@@ -63,7 +63,7 @@ def test_a_writer_whose_chat_template_was_lost_is_refused(
 ) -> None:
     folder = builds.root / model
     make_generator(folder, folder.with_name(f"scratch-{model}"))
-    task = GenerationTask("headline", TEMPLATE, max_input_tokens=128, max_target_tokens=16)
+    task = GenerationTask(TEMPLATE, "headline", 128, 16)
     prompts = prompts_of(folder, task)
     measured = language_builds.measure(
         {"fp32": folder},

@@ -89,7 +89,6 @@ def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run
         probes = Probes.read(json.loads((folder / MANIFEST).read_text()))
         assert probes is not None
         assert probes.texts == TEXTS
-        assert any(probes.answers)
 
 
 def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> None:
