@@ -52,7 +52,7 @@ class Plan:
     """For one step: a cycle and the roll-out of its version."""
 
 
-WHOLE = Plan(per_s=6, whole=True, patience_s=900)
+WHOLE = Plan(per_s=6, whole=True, patience_s=1500)
 SHORT = Plan(per_s=16, whole=False, patience_s=1200)
 
 
