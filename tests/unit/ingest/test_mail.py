@@ -120,6 +120,15 @@ def test_encoded_words_and_raw_bytes_of_headers(raw: bytes, decoded: str) -> Non
     assert record(b"Subject: " + raw + b"\r\n\r\ntext").attributes["subject"] == decoded
 
 
+@pytest.mark.parametrize("encoding", [b"8bit", b"x-uuencode", b"base64"])
+def test_a_charset_that_cannot_replace_what_it_does_not_know_is_no_error(encoding: bytes) -> None:
+    head = b"Subject: x\nContent-Type: text/plain; charset=idna\nContent-Transfer-Encoding: " + encoding
+    text = record(head + b"\n\nbegin 644 a\ncaf\xe9 \xe0 la carte").text
+    assert text
+    # As base64 it is other bytes.
+    assert ("carte" in text) is (encoding != b"base64")
+
+
 def test_a_wrong_charset_is_noted_and_the_text_is_kept() -> None:
     found = record(b"Subject: x\nContent-Type: text/plain; charset=us-ascii\n\ncaf\xe9 \xe0 la carte")
     assert found.text == "café à la carte"
