@@ -62,9 +62,10 @@ class Probes:
         """As the manifest has them."""
         return {FIELD: {"texts": self.texts, "answers": self.answers, "max_tokens": self.max_tokens}}
 
-    def agreeing(self, answers: Sequence[str]) -> int:
-        """How many of these answers are those that the build gave."""
-        return sum(answer.strip() == wanted for answer, wanted in zip(answers, self.answers, strict=True))
+    def differences(self, answers: Sequence[str]) -> Sequence[tuple[str, str, str]]:
+        """Where these answers are not those that the build gave: the text, the answer, and the build's."""
+        asked = zip(self.texts, map(str.strip, answers), self.answers, strict=True)
+        return [(text, answer, wanted) for text, answer, wanted in asked if answer != wanted]
 
 
 def spans_answer(spans: Iterable[tuple[int, int, str]]) -> str:

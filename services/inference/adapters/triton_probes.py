@@ -10,8 +10,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from services.inference.domain.model import ModelVersion
 from services.kit.engine import INVALID
-from services.kit.errors import UnavailableError
 from services.kit.probes import Probes, spans_answer
+from services.serving.adapters.triton_errors import DIED, triton_unavailable
 from services.serving.adapters.triton_tensors import (
     MAX_BATCH,
     add_prompt,
@@ -60,7 +60,7 @@ def _read(stub: Any, version: ModelVersion, texts: Sequence[str], output: str) -
             return [error.details() or ""] * len(texts)
         raise
     if not contents:
-        raise _died(version)
+        raise triton_unavailable(version.server_model, DIED)
     return list(texts_of(contents[output]))
 
 
@@ -74,14 +74,10 @@ def _written(stub: Any, version: ModelVersion, text: str, max_tokens: int) -> st
     for response in stub.ModelStreamInfer(iter([request]), timeout=_ANSWER_S):
         if error := response.error_message:
             if not error.startswith(INVALID):
-                raise UnavailableError(f"{version.name} does not answer: {error}", reason="TRITON_UNAVAILABLE")
+                raise triton_unavailable(version.server_model, error)
             pieces.append(error)
         elif response.infer_response.outputs:
             pieces.append(piece_of(response.infer_response).text)
     if not pieces:
-        raise _died(version)
+        raise triton_unavailable(version.server_model, DIED)
     return "".join(pieces)
-
-
-def _died(version: ModelVersion) -> UnavailableError:
-    return UnavailableError(f"The process of {version.name} in Triton has ended. Retry.", reason="TRITON_UNAVAILABLE")

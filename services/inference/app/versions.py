@@ -94,22 +94,19 @@ class Versions:
         probes = self.repository.probes(version)
         if probes is None:
             return
-        found = self.server.answers(version, probes)
-        same, count = probes.agreeing(found), len(probes.texts)
+        differences = probes.differences(self.server.answers(version, probes))
+        count = len(probes.texts)
+        same = count - len(differences)
         logger.info("%s answers %d of %d probes as when it was evaluated", version.name, same, count)
         # Another processor may round otherwise, and so write another word; a lost template or head changes them all.
         if same * 2 >= count:
             return
-        text, now, wanted = next(
-            (text, answer.strip(), wanted)
-            for text, answer, wanted in zip(probes.texts, found, probes.answers, strict=True)
-            if answer.strip() != wanted
-        )
+        text, now, wanted = differences[0]
         self.server.unload(version.model, version.number)
         raise FailedPreconditionError(
-            f"{version.name} does not answer as when it was evaluated: {count - same} of {count} probes are answered "
-            f"otherwise, {text!r} for example by {now!r} instead of {wanted!r}. Compare the releases of Tidemill and "
-            "OpenVINO on the machines that trained it and that serve it, then train it again.",
+            f"{version.name} does not answer as when it was evaluated: {len(differences)} of {count} probes are "
+            f"answered otherwise, {text!r} for example by {now!r} instead of {wanted!r}. Compare the releases of "
+            "Tidemill and OpenVINO on the machines that trained it and that serve it, then train it again.",
             reason="ANSWERS_DIFFER",
             metadata={"version": version.name, "same": str(same), "probes": str(count)},
         )

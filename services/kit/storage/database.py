@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,7 @@ _READ_ONLY = "tidemill_read_only"
 # PostgreSQL's data_corrupted and index_corrupted, and disk_full.
 _DAMAGED_STATES, _DISK_FULL_STATE = ("XX001", "XX002"), "53100"
 _MIN_FREE = 2**20
+_AT_ONCE = 500
 # Checking this much takes a quarter of a second; `tidemill doctor` checks larger files.
 _CHECKED_BYTES = 256 * 2**20
 
@@ -99,6 +100,12 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
 def read_only(engine: Engine) -> Engine:
     """The same database for read-only work: on SQLite it neither waits nor blocks."""
     return engine.execution_options(**{_READ_ONLY: True})
+
+
+def in_parts(values: Collection[str]) -> Iterator[list[str]]:
+    """Values in order, some hundreds at a time: a statement takes no more parameters than a database allows."""
+    ordered = sorted(values)
+    return (ordered[at : at + _AT_ONCE] for at in range(0, len(ordered), _AT_ONCE))
 
 
 def one_at_a_time(connection: Connection, what: str) -> None:

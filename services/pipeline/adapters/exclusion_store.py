@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, and_, delete, func, insert, select, u
 
 from services.kit.ids import new_id
 from services.kit.pseudonyms import user_key, user_pseudonym
-from services.kit.storage.database import forget_deleted, one_at_a_time, read_only, translate_database_errors
+from services.kit.storage.database import forget_deleted, in_parts, one_at_a_time, read_only, translate_database_errors
 from services.pipeline.adapters.audit_store import add
 from services.pipeline.adapters.late_arrivals import note_erased
 from services.pipeline.adapters.lessons import JOIN, learn, salt_of
@@ -38,7 +38,6 @@ from services.pipeline.domain.exclusion import Exclusion, ExclusionKind
 from services.pipeline.domain.learning import pseudonym_of
 
 _REQUESTS = metadata.tables["answered_requests"]
-_AT_ONCE = 500
 _ERASED = "What a person gave was erased."
 
 
@@ -118,8 +117,8 @@ class SqlExclusionStore:
             left = {"exclusion_id": exclusion.exclusion_id, "records": sorted(asked), "done": 0}
             connection.execute(insert(pending_erasures).values(left))
             ordered = _order_cycles(connection, exclusion, models)
-            made = replace(exclusion, removed=removed, ordered=ordered, asked_by=user)
-            connection.execute(insert(exclusions).values(_row(made)))
+            made = replace(exclusion, removed=removed, ordered=ordered)
+            connection.execute(insert(exclusions).values({**_row(made), "asked_by": user}))
             why = made.reason or "A person asked to be forgotten."
             facts = {name: str(count) for name, count in removed.items()} | {"ordered": ", ".join(ordered)}
             add(connection, [_entry(made, actor, "feedback.erase", made.create_time, why, **facts)])
@@ -176,10 +175,7 @@ class SqlExclusionStore:
 
 
 def _delete(connection: Connection, table: Any, column: Any, values: Collection[str]) -> int:
-    """Deletes rows, some hundreds at a time: a statement takes no more parameters than a database allows."""
-    names = sorted(values)
-    parts = (names[at : at + _AT_ONCE] for at in range(0, len(names), _AT_ONCE))
-    return sum(connection.execute(delete(table).where(column.in_(part))).rowcount for part in parts)
+    return sum(connection.execute(delete(table).where(column.in_(part))).rowcount for part in in_parts(values))
 
 
 def _forget_responses(connection: Connection, names: Sequence[bytes]) -> None:
@@ -238,7 +234,6 @@ def _row(exclusion: Exclusion) -> dict[str, Any]:
         "lift_time": exclusion.lift_time,
         "rewritten": list(exclusion.rewritten),
         "complete_time": exclusion.complete_time,
-        "asked_by": exclusion.asked_by,
     }
 
 
@@ -255,5 +250,4 @@ def _exclusion(row: Mapping[Any, Any]) -> Exclusion:
         lift_time=row["lift_time"],
         rewritten=tuple(row["rewritten"]),
         complete_time=row["complete_time"],
-        asked_by=row["asked_by"],
     )

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select
 
 from services.kit.errors import NotFoundError
+from services.kit.storage.database import in_parts
 from services.pipeline.adapters.lessons import salt_of
 from services.pipeline.adapters.tables import erased_answers, exclusions
 from services.pipeline.domain.capture import CapturedAnswer
@@ -19,10 +20,9 @@ from services.pipeline.domain.exclusion import ExclusionKind
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.learning import pseudonym
 
-CLOCKS_DIFFER = timedelta(minutes=5)
+_CLOCKS_DIFFER = timedelta(minutes=5)
 """The clock that dates an answer may be ahead by this much of the one that dates an erasure."""
 
-_AT_ONCE = 500
 _KEEP = timedelta(days=30)
 """Longer than a topic keeps what its readers have read."""
 
@@ -45,7 +45,7 @@ def erased_among(connection: Connection, answers: Sequence[CapturedAnswer]) -> s
     erased = _erased(connection, exclusions.c.asked_by, (answer.asked_by for answer in answers))
     for answer in answers:
         when = erased.get(answer.asked_by)
-        if when is not None and answer.answer_time <= when + CLOCKS_DIFFER:
+        if when is not None and answer.answer_time <= when + _CLOCKS_DIFFER:
             found.add(answer.name)
     return found
 
@@ -76,11 +76,9 @@ def without_erased(
 
 
 def _noted(connection: Connection, answers: Collection[str]) -> set[str]:
-    names, found = list(answers), set[str]()
-    for at in range(0, len(names), _AT_ONCE):
-        part = erased_answers.c.name.in_(names[at : at + _AT_ONCE])
-        found.update(connection.execute(select(erased_answers.c.name).where(part)).scalars())
-    return found
+    query = select(erased_answers.c.name)
+    parts = (query.where(erased_answers.c.name.in_(part)) for part in in_parts(answers))
+    return {name for part in parts for name in connection.execute(part).scalars()}
 
 
 def _erased(connection: Connection, column: Any, people: Iterable[str]) -> Mapping[str, datetime]:

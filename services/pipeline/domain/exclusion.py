@@ -21,7 +21,7 @@ class Exclusion:
 
     `removed` counts what an erasure deleted, `ordered` are the pipelines of which it ordered a cycle, `rewritten` the
     data-set versions whose files no longer hold what the person taught. It is complete when these cycles have their
-    data sets, and nothing is left in cleaning. `asked_by` is the pseudonym of an erased person as a user who asks.
+    data sets, and nothing is left in cleaning.
     """
 
     exclusion_id: str
@@ -35,7 +35,6 @@ class Exclusion:
     lift_time: datetime | None = None
     rewritten: tuple[str, ...] = ()
     complete_time: datetime | None = None
-    asked_by: str = ""
 
     @property
     def name(self) -> str:
