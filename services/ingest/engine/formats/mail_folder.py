@@ -213,7 +213,7 @@ def _decoded(part: Message, attributes: Attributes) -> str:
         content: object = part.get_payload(decode=True)
     except PARSER_ERRORS:
         attributes.note("text: its transfer encoding cannot be read; kept as it is")
-        content = _undecoded(part).encode("utf-8", "surrogateescape")
+        content = str(part.get_payload()).encode("utf-8", "surrogateescape")
     data = content if isinstance(content, bytes) else b""
     try:
         charset = part.get_content_charset() or ""
@@ -223,15 +223,6 @@ def _decoded(part: Message, attributes: Attributes) -> str:
     if charset and used != codec_of(charset):
         attributes.note(f"text: not in {charset[:40]}, read as {used}")
     return text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
-
-
-def _undecoded(part: Message) -> str:
-    try:
-        return str(part.get_payload())
-    except PARSER_ERRORS:
-        # The parser decodes bytes by the declared charset, and some, such as idna, replace nothing.
-        part.replace_header("Content-Type", part.get_content_type())
-        return str(part.get_payload())
 
 
 def _values(message: Message, name: str) -> list[str]:
