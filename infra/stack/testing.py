@@ -22,9 +22,9 @@ from infra.stack import client, kafka_access
 from infra.stack.assets import prepare
 from infra.stack.elasticsearch import CALLER
 from infra.stack.layout import Home, Layout
-from infra.stack.state import StackState
+from infra.stack.state import ChildState, StackState
 from infra.stack.topology import PARTS
-from services.kit.bus.brokers import Brokers
+from services.kit.bus.brokers import Brokers, ProducerClient
 from services.kit.config import home_dir
 
 REUSE = "TIDEMILL_TEST_STATE"
@@ -72,6 +72,17 @@ def _test_password() -> Path:
     file = folder / "mesh.password"
     file.write_text(secrets.token_hex(32))
     return file
+
+
+def running_child(name: str, state_dir: Path) -> ChildState:
+    """A child of `running_parts(…, state_dir)` as it is now."""
+    return client.status(Path(os.environ.get(REUSE) or state_dir), home_dir()).children[name]
+
+
+def brokers(bootstrap: str, producer: ProducerClient = ProducerClient.LIBRDKAFKA) -> Brokers:
+    """The brokers of `running_parts`, for the mesh's user."""
+    password = Path(os.environ["TIDEMILL_KAFKA_PASSWORD_FILE"])
+    return Brokers(bootstrap, kafka_access.MESH, password, client=producer)
 
 
 def _authenticate(password: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Annotated, Self, TypeVar
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.kit.bus.brokers import Brokers
+from services.kit.bus.brokers import Brokers, ProducerClient
 from services.kit.errors import InvalidArgumentError
 
 UNIX = "unix:"
@@ -89,6 +89,7 @@ class ServiceSettings(BaseSettings):
     kafka_ca_file: Path | None = Field(
         None, description="PEM file of the CA certificates that sign the brokers' certificates"
     )
+    kafka_producer: ProducerClient = Field(ProducerClient.LIBRDKAFKA, description="library that sends to Kafka")
     database_url: str = Field("sqlite:///tidemill.sqlite", description="SQLAlchemy URL of the service's database")
     # Not a fixed folder under /tmp, where another user could be the first to create it.
     artifacts_url: str = Field(
@@ -142,7 +143,12 @@ class ServiceSettings(BaseSettings):
     def brokers(self) -> Brokers:
         """How to reach Kafka."""
         return Brokers(
-            self.kafka_bootstrap, self.kafka_user, self.kafka_password_file, self.kafka_tls, self.kafka_ca_file
+            self.kafka_bootstrap,
+            self.kafka_user,
+            self.kafka_password_file,
+            self.kafka_tls,
+            self.kafka_ca_file,
+            self.kafka_producer,
         )
 
 

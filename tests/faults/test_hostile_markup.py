@@ -12,7 +12,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as stubs
 from tidemill.cleaning.v1 import dataset_pb2
 
 from infra.stack.state import StackState
-from infra.stack.testing import running_parts
+from infra.stack.testing import brokers, running_parts
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.ids import new_id
@@ -81,7 +81,7 @@ def test_others_are_answered_while_such_records_arrive_and_are_built(
         raw_event(f"{number}", "markup", f"text {number} " + unit * (100_000 // len(unit)), name)
         for number, unit in enumerate(HOSTILE * 10)
     ]
-    publisher = KafkaEventPublisher(stack.kafka_bootstrap, "ingest")
+    publisher = KafkaEventPublisher(brokers(stack.kafka_bootstrap), "ingest")
     try:
         publisher.publish(RECORDS_RAW, records)
     finally:

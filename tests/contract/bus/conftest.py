@@ -9,12 +9,15 @@ from typing import Any, Protocol
 import pytest
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-from infra.stack.testing import running_parts
+from infra.stack.state import ChildState
+from infra.stack.testing import brokers, running_child, running_parts
+from services.kit.bus.brokers import ProducerClient
 from services.kit.bus.consumer import KafkaEventConsumer
 from services.kit.bus.kafka import KafkaEventPublisher, ensure_topics
 from services.kit.bus.port import Delivery, EventHandler, OutgoingEvent
 from services.kit.bus.topics import DEAD_LETTERS, Topic
 from tests.contract.bus.memory_bus import MemoryBus
+from tests.waiting import wait_until
 
 
 class Member(Protocol):
@@ -37,10 +40,20 @@ class Bus(Protocol):
 class KafkaBus:
     """The real Kafka."""
 
-    def __init__(self, bootstrap: str, pid: int) -> None:
-        self.bootstrap, self.pid = bootstrap, pid
-        self.publisher = KafkaEventPublisher(bootstrap, "test")
+    def __init__(self, state: Callable[[], ChildState], bootstrap: str, client: ProducerClient) -> None:
+        self._state, self.bootstrap, self.client = state, bootstrap, client
+        self.publisher = KafkaEventPublisher(brokers(bootstrap, client), "test")
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, compression_type="gzip", max_request_size=64 << 20)
+
+    @property
+    def pid(self) -> int:
+        found = self._state().pid
+        assert found is not None
+        return found
+
+    def wait_until_alive(self) -> None:
+        """Else tests that freeze it one after the other add up to what the supervisor takes for its end."""
+        wait_until(lambda: self._state().failing_since is None, "a broker that answers its probe")
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
         self.publisher.publish(topic, events)
@@ -75,23 +88,41 @@ class KafkaBus:
 
 
 @pytest.fixture(scope="package")
-def kafka_bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBus]:
-    """The real Kafka, started when the first test needs it."""
-    with running_parts({"kafka"}, tmp_path_factory.mktemp("stack")) as stack:
-        pid = stack.children["kafka"].pid
-        assert pid is not None
-        bus = KafkaBus(stack.kafka_bootstrap, pid)
-        yield bus
-        bus.close()
+def kafka_buses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, KafkaBus]]:
+    """The real Kafka, started when the first test needs it, by each library that can send to it."""
+    folder = tmp_path_factory.mktemp("stack")
+    with running_parts({"kafka"}, folder) as stack:
+
+        def state() -> ChildState:
+            return running_child("kafka", folder)
+
+        buses = {client.value: KafkaBus(state, stack.kafka_bootstrap, client) for client in ProducerClient}
+        yield buses
+        for bus in buses.values():
+            bus.close()
 
 
-@pytest.fixture(params=["memory", pytest.param("kafka", marks=pytest.mark.real)])
+@pytest.fixture
+def kafka_bus(kafka_buses: dict[str, KafkaBus]) -> Iterator[KafkaBus]:
+    """The real Kafka."""
+    yield kafka_buses[ProducerClient.LIBRDKAFKA]
+    kafka_buses[ProducerClient.LIBRDKAFKA].wait_until_alive()
+
+
+@pytest.fixture(params=[pytest.param(client.value, marks=pytest.mark.real) for client in ProducerClient])
+def each_kafka_bus(request: pytest.FixtureRequest, kafka_buses: dict[str, KafkaBus]) -> Iterator[KafkaBus]:
+    """The real Kafka by each library in turn."""
+    yield kafka_buses[request.param]
+    kafka_buses[request.param].wait_until_alive()
+
+
+@pytest.fixture(params=["memory", *(pytest.param(client.value, marks=pytest.mark.real) for client in ProducerClient)])
 def bus(request: pytest.FixtureRequest) -> Bus:
     """Each bus in turn."""
     if request.param == "memory":
         return MemoryBus()
-    found: KafkaBus = request.getfixturevalue("kafka_bus")
-    return found
+    found: dict[str, KafkaBus] = request.getfixturevalue("kafka_buses")
+    return found[request.param]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from services.kit.bus.cloudevents import decode, trace_context
 from services.kit.bus.port import Delivery, OutgoingEvent
 from services.kit.bus.topics import DEAD_LETTERS, Topic
 from services.kit.errors import InvalidArgumentError, UnavailableError
-from tests.contract.bus.conftest import Bus
+from tests.contract.bus.conftest import Bus, KafkaBus
 from tests.waiting import wait_until
 
 Consume = Callable[..., Any]
@@ -232,3 +233,18 @@ def test_an_event_continues_the_trace_of_its_publisher_or_its_own(bus: Bus, topi
         for delivery in handler.deliveries
     }
     assert traces == {b"a": trace_id, b"b": int("a" * 32, 16), b"c": 0}
+
+
+@pytest.mark.real
+def test_a_key_is_in_the_same_partition_whichever_library_sends_it(kafka_buses: dict[str, KafkaBus]) -> None:
+    topic = Topic(f"test.{uuid.uuid4().hex}", 7, 3_600_000, "any", "test events")
+    places = []
+    for bus in kafka_buses.values():
+        bus.create(topic)
+        bus.publish(topic, [event(f"键{number}", bus.client) for number in range(50)])
+    for bus in kafka_buses.values():
+        mine = [message for message in bus.messages(topic) if bus.client.encode() in message.value]
+        places.append({message.key: message.partition for message in mine})
+    assert len(places) == 2
+    assert len(places[0]) == 50
+    assert places[0] == places[1]

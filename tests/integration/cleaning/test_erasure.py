@@ -11,6 +11,7 @@ import pytest
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1.dataset_pb2 import HoldoutSpec
 
+from infra.stack.testing import brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.storage.artifacts import local_path
@@ -48,7 +49,7 @@ def _says(path: Path) -> bool:
 
 
 def test_erased_texts_are_gone_also_when_the_service_is_killed(cleaning: CleaningProcess, kafka_bootstrap: str) -> None:
-    publisher = KafkaEventPublisher(kafka_bootstrap, "ingest")
+    publisher = KafkaEventPublisher(brokers(kafka_bootstrap), "ingest")
     put(
         cleaning,
         "erasing",

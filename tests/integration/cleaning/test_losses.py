@@ -7,6 +7,7 @@ from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 from tidemill.cleaning.v1 import dataset_pb2
 from tidemill.cleaning.v1.cleaning_events_pb2 import RecordsLost
 
+from infra.stack.testing import brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.losses import noted_losses
 from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_RAW
@@ -36,7 +37,7 @@ def test_what_the_bus_lost_while_cleaning_was_unavailable_is_reported_and_sent_a
 ) -> None:
     spec = dataset_pb2.DatasetSpec(sources=["lossy"], operators=[dataset_pb2.OperatorSpec(name="normalize_whitespace")])
     cleaning.stub().PutDataset(pb.PutDatasetRequest(name="datasets/lossy", spec=spec), timeout=20)
-    publisher = KafkaEventPublisher(kafka_bootstrap, "ingest")
+    publisher = KafkaEventPublisher(brokers(kafka_bootstrap), "ingest")
     first, again = f"imports/{new_id()}", ""
     wait_until_read(kafka_bootstrap, RECORDS_RAW, "tidemill-cleaning")
     cleaning.kill()

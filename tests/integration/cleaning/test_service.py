@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from tidemill.cleaning.v1 import cleaning_events_pb2, dataset_pb2
 from tidemill.cleaning.v1 import cleaning_service_pb2 as pb
 
+from infra.stack.testing import brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import CLEANING_EVENTS, DEAD_LETTERS, RECORDS_CLEAN, RECORDS_RAW, RECORDS_REJECTED
@@ -36,7 +37,7 @@ Version = dataset_pb2.DatasetVersion
 
 @pytest.fixture(scope="module")
 def publisher(kafka_bootstrap: str) -> Any:
-    made = KafkaEventPublisher(kafka_bootstrap, "ingest")
+    made = KafkaEventPublisher(brokers(kafka_bootstrap), "ingest")
     yield made
     made.close()
 

@@ -18,6 +18,7 @@ from tidemill.ingest.v1.dead_letter_pb2 import DeadLetter
 from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested
 from tidemill.ingest.v1.source_import_pb2 import JsonLinesSource, SourceSpec
 
+from infra.stack.testing import brokers
 from services.kit.bus.cloudevents import encode
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import Delivery, OutgoingEvent
@@ -48,7 +49,7 @@ def replay(ingest: IngestProcess, *names: str) -> list[str]:
 
 @pytest.fixture
 def publisher(kafka_bootstrap: str) -> Iterator[KafkaEventPublisher]:
-    made = KafkaEventPublisher(kafka_bootstrap, "test")
+    made = KafkaEventPublisher(brokers(kafka_bootstrap), "test")
     yield made
     made.close()
 

@@ -15,6 +15,7 @@ from tidemill.ingest.v1 import source_import_pb2
 from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested, RecordWithdrawn
 from tidemill.ingest.v1.record_pb2 import Record
 
+from infra.stack.testing import brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import CLEANING_EVENTS, RECORDS_RAW
@@ -120,7 +121,7 @@ def test_a_source_is_pulled_again_once_cleaning_has_lost_records(
     write(path, {1: "one", 2: "two"})
     first = end(ingest, begin(ingest, path))
     assert begin(ingest, path).name == first.name
-    publisher = KafkaEventPublisher(kafka_bootstrap, "cleaning")
+    publisher = KafkaEventPublisher(brokers(kafka_bootstrap), "cleaning")
     lost = RecordsLost(topic=RECORDS_RAW.name, partition=0, first_offset=0, next_offset=2)
     lost.find_time.GetCurrentTime()
     publisher.publish(CLEANING_EVENTS, [OutgoingEvent(lost.topic, lost)])

@@ -19,6 +19,7 @@ from tidemill.pipeline.v1 import pipeline_service_pb2 as pb
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
+from infra.stack.testing import brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import ANSWERS_CAPTURED, PREDICTIONS
@@ -36,7 +37,7 @@ ANSWERS = 300
 
 def serve(kafka: str, model: str, answers: list[str]) -> None:
     """What a gateway publishes of answers, and some of it twice, as after a kill of the gateway."""
-    publisher = KafkaEventPublisher(kafka, "gateway")
+    publisher = KafkaEventPublisher(brokers(kafka), "gateway")
     for part in (answers, answers[::3]):
         served = [
             PredictionServed(

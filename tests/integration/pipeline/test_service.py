@@ -19,7 +19,7 @@ from tidemill.pipeline.v1.pipeline_events_pb2 import CycleEnded, FeedbackRecorde
 from tidemill.pipeline.v1.pipeline_service_pb2_grpc import PipelineServiceStub
 
 from infra.stack.state import StackState
-from infra.stack.testing import REUSE
+from infra.stack.testing import REUSE, brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import FEEDBACK, FEEDBACK_INBOUND, PIPELINE_EVENTS, PREDICTIONS, TOPICS
@@ -146,7 +146,7 @@ def test_the_running_service_keeps_what_its_readers_have_not_read(stub: Pipeline
 
 def test_feedback_meets_its_prediction_and_is_reported_on_the_bus(stub: PipelineServiceStub, kafka: str) -> None:
     answer = f"answers/{uuid.uuid4()}"
-    publisher = KafkaEventPublisher(kafka, "inference")
+    publisher = KafkaEventPublisher(brokers(kafka), "inference")
     served = PredictionServed(answer=answer, model_version="models/headlines/versions/7", method="generate")
     publisher.publish(PREDICTIONS, [OutgoingEvent(answer, served)])
     publisher.close()
