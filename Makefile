@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii bench-ingest stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -70,6 +70,7 @@ LOAD_SECONDS ?= 300
 
 faults: setup ## fault injection: attacks, kills, full disks, load; an hour
 	$(BIN)/pytest -n 2 -m "faults or slow or hypothesis" --hypothesis-profile thorough tests/unit
+	$(BIN)/pytest -n 2 -m slow --database postgresql $(STORES)
 	$(SIDE_BY_SIDE) -m "faults or slow" tests/contract tests/integration tests/e2e/test_faults.py
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults
@@ -85,7 +86,7 @@ soak: setup ## SUITE (test) TIMES (5) times in a row while both cores are kept b
 	$(BIN)/python -m tests.soak $(SUITE) --times $(TIMES)
 
 test: check unit ## everything but the slow faults
-	$(BIN)/pytest -n 2 --database postgresql $(STORES)
+	$(BIN)/pytest -n 2 -m "not slow" --database postgresql $(STORES)
 	$(SIDE_BY_SIDE) -m "not slow" tests/contract tests/integration tests/e2e tests/faults
 
 bench-engine: setup ## OpenVINO beside ONNX Runtime on the newest runs, into docs/benchmarks.md
@@ -105,6 +106,9 @@ bench-semantic: setup ## how often a cache by the likeness of texts would be wro
 
 bench-serving: setup ## what the gateway adds to a call to Triton, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.serving
+
+bench-ingest: setup ## durable ingest beside the Kafka client under it, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.ingest
 
 bench-plan: setup ## the memory plan beside what trainings take, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.plan

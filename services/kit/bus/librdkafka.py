@@ -68,7 +68,7 @@ class LibrdkafkaSender:
             while not receipts.wait(min(self._patience.left_s(began, end), _LOOK_S)):
                 pass
             # A replaced producer may have sent some whose receipts are lost: they are sent twice, with the same ids.
-            left = [left[at] for at in receipts.lost]
+            left = [left[at] for at in sorted(receipts.lost)]
             if left:
                 self._abandon(producer)
 
@@ -191,13 +191,13 @@ class _Producer:
         return True
 
     def offer(self, topic: str, message: EncodedEvent, receipts: _Receipts, at: int) -> bool:
-        """Whether there was room for a message. If so, `receipts` hears how it ends."""
+        """Whether there was room for a message. If so, `receipts` gets how it ends."""
 
         def end(error: KafkaError | None, _: Message | None = None) -> None:
             receipts.note(at, error)
 
         with self._lock:
-            # Of what comes later nobody would read the receipt.
+            # No thread would read the receipt of what comes later.
             if self._closed:
                 end(KafkaError(KafkaError._PURGE_QUEUE))
                 return True
@@ -222,7 +222,7 @@ class _Producer:
         self._thread.join(_CLOSE_S)
 
     def _report(self, error: KafkaError) -> None:
-        """Callers hear of what they lose. The log need not hear of each try to connect, of which there are many."""
+        """For the log, which need not show each of many attempts to connect. Callers get their own errors."""
         now = time.monotonic()
         if now - self._reported >= _REPORT_S:
             self._reported = now
