@@ -33,9 +33,10 @@ augment:
 ```
 """
 AUGMENTERS_RULES = """
-Each variant is made by one augmenter, which the seed draws: equal records, recipes and tables give equal variants, and
-so the same version. It is a record of its own, `<record>~1`, with the attributes of its parent; the columns
-`variant_of` and `variant_by` name the parent and the augmenter. It is erased with its parent.
+Each variant is made by one augmenter, which the seed draws: equal records, recipes and tables (and equal answers of
+[models](written-variants.md)) give equal variants, and so the same version. It is a record of its own,
+`<record>~1`, with the attributes of its parent; the columns `variant_of` and `variant_by` name the parent and the
+augmenter. It is erased with its parent.
 
 Placeholders such as `[PHONE]`, addresses, whatever has a digit, names, negations, what `term_map` writes and the terms
 under `keep` stay as they are, and what a negation negates stays beside it. A variant is dropped, and counted in the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import grpc
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.adapters.announcer import BusAnnouncer
+from services.cleaning.adapters.answer_store import SqlAnswerStore
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.pushed_records import BusPushedRecords
 from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.adapters.served_models import ServedModels
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.adapters.synonym_tables import FolderTables
 from services.cleaning.app.builder import Builder
@@ -23,11 +26,12 @@ from services.cleaning.app.erasures import Erasures
 from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records
+from services.cleaning.app.rewriting import Rewriting
 from services.cleaning.engine.registry import default_registry
 from services.cleaning.entrypoints.consumer import RawRecordHandler
 from services.cleaning.entrypoints.pool import WorkPool
 from services.cleaning.entrypoints.servicer import CleaningServicer
-from services.cleaning.entrypoints.worker import run_builder
+from services.cleaning.entrypoints.worker import run_builder, run_rewriting
 from services.cleaning.settings import CleaningSettings
 from services.kit.bus.backlog import Backlog
 from services.kit.bus.consumer import KafkaEventConsumer
@@ -37,9 +41,10 @@ from services.kit.bus.port import LostMessages
 from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
-from services.kit.config import load_settings
+from services.kit.config import load_settings, split_list
 from services.kit.errors import FailedPreconditionError
 from services.kit.grpc.request_ids import RequestIdInterceptor
+from services.kit.network_rules import NetworkRules
 from services.kit.runtime.losses import loss_reporter
 from services.kit.runtime.service import Service, run_service
 from services.kit.storage.artifacts import ArtifactStore
@@ -58,7 +63,16 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
     clock = SystemClock()
     records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
-    recipes = RecipeCache(default_registry(pseudonym_key(settings.pseudonym_key_file)), FolderTables(settings.data_dir))
+    registry = default_registry(pseudonym_key(settings.pseudonym_key_file))
+    models = ServedModels(NetworkRules(split_list(settings.augment_hosts)), os.environ.get, settings.augment_timeout_s)
+    recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
+    rewriting = Rewriting(
+        SqlAnswerStore(engine),
+        models,
+        clock,
+        calls_at_once=settings.augment_calls,
+        patience_s=settings.augment_patience_s,
+    )
     announcer = BusAnnouncer(publisher, clock)
     record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
@@ -78,6 +92,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         clock=clock,
         losses=losses,
         pushed=pushed,
+        rewriting=rewriting,
         await_timeout_s=settings.await_timeout_s,
         lost_patience_s=settings.lost_patience_s,
     )
@@ -112,7 +127,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     return Service(
         register=register,
         consumers=[consumer, retention],
-        tasks=[lambda: run_builder(builder)],
+        tasks=[lambda: run_builder(builder), lambda: run_rewriting(rewriting)],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[pool.close, backlog.close, publisher.close, engine.dispose],

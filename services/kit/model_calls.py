@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from services.kit.errors import FailedPreconditionError, TidemillError, UnavailableError
-from services.kit.network_rules import NetworkRules
+from services.kit.network_rules import NetworkRules, is_this_machine
 from services.kit.network_wall import NetworkWall, system_look_up
 
 _MAX_RESPONSE_BYTES = 1 << 20
@@ -151,18 +150,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(content) > _MAX_RESPONSE_BYTES:
             raise UnusableResponseError(f"Its response has more than {_MAX_RESPONSE_BYTES} bytes.")
     return bytes(content)
-
-
-def is_this_machine(url: str) -> bool:
-    """Whether a URL's host is the loopback of this machine by its text, so that nothing sent there leaves it.
-
-    Raises:
-        ValueError: it is not a URL.
-    """
-    host = urlsplit(url).hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

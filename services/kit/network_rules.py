@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
 
 _Address = IPv4Address | IPv6Address
 _Network = IPv4Network | IPv6Network
@@ -40,7 +41,8 @@ class _Rule:
 class NetworkRules:
     """What an operator's list allows in addition to public addresses at the ports 80 and 443.
 
-    For sources it is `TIDEMILL_SOURCE_HOSTS`. For judges it is `TIDEMILL_JUDGE_HOSTS`, and nothing that is not listed.
+    For sources it is `TIDEMILL_SOURCE_HOSTS`. For models that are asked, `TIDEMILL_JUDGE_HOSTS` and
+    `TIDEMILL_AUGMENT_HOSTS`, nothing is allowed that is not listed.
     """
 
     def __init__(self, entries: Sequence[str] = ()) -> None:
@@ -144,3 +146,18 @@ def _is_public(address: _Address) -> bool:
         # The translated address decides; the prefix itself is not always counted as global.
         return True
     return address.is_global and not address.is_reserved
+
+
+def is_this_machine(url: str) -> bool:
+    """Whether a URL's host is the loopback of this machine by its text, so that nothing sent there leaves it.
+
+    Raises:
+        ValueError: it is not a URL.
+    """
+    host = urlsplit(url).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

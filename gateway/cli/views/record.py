@@ -103,7 +103,8 @@ def preview(title: str, before: str, cleaned: CleanTextResponse, width: int) -> 
         after = Text(shorten(cleaned.text, space), "green")
     table.add_row("after", after)
     for each in cleaned.variants:
-        table.add_row("also", Text.assemble(shorten(each.text, space), (f"  {each.augmenter}", "bright_black")))
+        text = shorten(each.text, space) if each.text else "(a model writes it when a version is built)"
+        table.add_row("also", Text.assemble(text, (f"  {each.augmenter}", "bright_black")))
     parts: list[RenderableType] = [Text(title, "bold cyan"), Padding(table, (0, 0, 0, 2), expand=False)]
     if cleaned.effects:
         parts.append(Padding(effects_table(cleaned.effects), (0, 0, 0, 4), expand=False))

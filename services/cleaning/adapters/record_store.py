@@ -28,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, verdict_row
-from services.cleaning.adapters.tables import import_records, raw_records, record_claims, verdicts
+from services.cleaning.adapters.tables import import_records, model_answers, raw_records, record_claims, verdicts
 from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord
 from services.cleaning.domain.dataset import Dataset, ImportCount
 from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RawRecord, RecordKey, Verdict, Withdrawal
@@ -190,7 +190,7 @@ class SqlRecordStore:
         columns = (raw_records.c.source, raw_records.c.record_id, raw_records.c.arrival)
         with translate_database_errors(), self._engine.begin() as connection:
             found = {tuple(row) for row in connection.execute(select(*columns).where(*of_feedback, theirs))}
-            for ids in _parts(gone.answers):
+            for ids in key_parts(gone.answers):
                 query = select(*columns).where(*of_feedback, raw_records.c.record_id.in_(ids))
                 left = query.where(raw_records.c.content_digest != _ERASED)
                 found |= {tuple(row) for row in connection.execute(left)}
@@ -222,6 +222,7 @@ def _erase(connection: Connection, source: str, record_id: str, arrival: int) ->
     connection.execute(update(raw_records).where(of(raw_records)).values(empty))
     connection.execute(update(record_claims).where(of(record_claims)).values(held=False, arrival=arrival + 1))
     connection.execute(delete(verdicts).where(of(verdicts)))
+    connection.execute(delete(model_answers).where(of(model_answers)))
 
 
 def _verdicts(connection: Connection, source: str, record_id: str) -> Sequence[Verdict]:
@@ -274,7 +275,7 @@ def _settle_withdrawn(connection: Connection, keys: Iterable[RecordKey]) -> None
         exists().where(claim).correlate(raw_records),
         not_(exists().where(claim, record_claims.c.held).correlate(raw_records)),
     )
-    for part in _parts(keys):
+    for part in key_parts(keys):
         statement = update(raw_records).where(_KEY.in_(part), raw_records.c.withdrawn != withdrawn)
         connection.execute(statement.values(withdrawn=withdrawn))
 
@@ -296,13 +297,14 @@ def _present_digests(connection: Connection, keys: Iterable[RecordKey]) -> Mappi
     """Content digests of those records that exist and are not withdrawn."""
     found: dict[RecordKey, str] = {}
     columns = (raw_records.c.source, raw_records.c.record_id, raw_records.c.content_digest)
-    for part in _parts(keys):
+    for part in key_parts(keys):
         query = select(*columns).where(_KEY.in_(part), raw_records.c.withdrawn == false())
         found |= {(row[0], row[1]): row[2] for row in connection.execute(query)}
     return found
 
 
-def _parts(keys: Iterable[_Key]) -> Iterable[list[_Key]]:
+def key_parts(keys: Iterable[_Key]) -> Iterable[list[_Key]]:
+    """Keys in order, as many at a time as one statement takes."""
     rest = iter(sorted(keys))
     while part := list(islice(rest, _KEYS_AT_ONCE)):
         yield part

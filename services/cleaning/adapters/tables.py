@@ -120,6 +120,21 @@ version_requests = Table(
     Column("number", Integer, nullable=False),
 )
 
+# What models wrote for variants, while the newest version of the data set needs it: nothing is asked twice.
+model_answers = Table(
+    "model_answers",
+    metadata,
+    Column("dataset", String(80), primary_key=True),
+    Column("question", String(64), primary_key=True),
+    Column("source", String(64), nullable=False),
+    Column("record_id", String(128), nullable=False),
+    Column("text", FreeText, nullable=False),
+    # Why it is not used, as a reason and in a sentence; empty if it is.
+    Column("dropped", String(64), nullable=False),
+    Column("detail", FreeText, nullable=False),
+)
+Index("ix_model_answers_record", model_answers.c.source, model_answers.c.record_id)
+
 # Messages that the bus deleted before this service had read them.
 lost_messages = Table(
     "lost_messages",

@@ -9,11 +9,17 @@ from typing import Any
 
 from services.cleaning.app.ports import SnapshotRow
 from services.cleaning.domain.augmentation import OPERATOR_COLUMN, PARENT_COLUMN, variant_id
-from services.cleaning.engine.augmentation import Augmentation
+from services.cleaning.domain.record import RecordKey
+from services.cleaning.engine.augmentation import Augmentation, Draft
 from services.cleaning.engine.contamination import near_to
 from services.cleaning.engine.content_keys import content_keys
 from services.cleaning.engine.limits import MAX_TEXT_BYTES, utf8_size
 from services.cleaning.engine.operator import SetRecord
+from services.cleaning.engine.rewriter import MAX_PARENT_CHARS, Answer, Answers, Rewriter
+from services.cleaning.engine.words import kept_parts
+from services.kit.ids import sha256_hex
+from services.kit.network_rules import is_this_machine
+from services.masking.masks import DEFAULT_MASKS, mask_of
 
 COLUMNS = (PARENT_COLUMN, OPERATOR_COLUMN)
 """Columns of an augmented data set; empty of records that are not variants."""
@@ -23,6 +29,14 @@ COLUMNS = (PARENT_COLUMN, OPERATOR_COLUMN)
 # augmenter has a bug.
 _UNCHANGED, _DUPLICATE, _NEAR, _PARENT_NEAR = "nothing_to_change", "duplicate", "near_holdout", "parent_near_holdout"
 _TAKEN, _TOO_LARGE, _FAILED = "id_taken", "too_large", "augmenter_failed"
+# Of those that a model writes: the parent is private, or has personal data that no operator has masked, or is too long
+# to be sent; the limit of questions is reached; the answer lacks a placeholder, a number or a term, or has another one.
+# An answer that cannot be used has a reason of its own.
+_PRIVATE, _PERSONAL, _TOO_LONG, _OVER_LIMIT = "private", "personal_data", "too_long_to_ask", "over_max_calls"
+_KEPT_CHANGED = "kept_part_changed"
+
+
+_mask = mask_of(DEFAULT_MASKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +52,26 @@ class Variants:
         return dict(sorted(Counter(row.attributes[OPERATOR_COLUMN] for row in self.rows).items()))
 
 
+@dataclass(slots=True)
+class _Wanted:
+    """A variant of a parent, of which only the text may be missing."""
+
+    parent: SnapshotRow
+    draft: Draft
+    text: str
+
+    @property
+    def key(self) -> RecordKey:
+        return self.parent.source, self.parent.record_id
+
+
 def make_variants(
-    augmentation: Augmentation, train: Sequence[SnapshotRow], unseen: Sequence[str], records: Collection[SetRecord]
+    augmentation: Augmentation,
+    train: Sequence[SnapshotRow],
+    unseen: Sequence[str],
+    records: Collection[SetRecord],
+    answers: Answers | None = None,
+    private: Collection[RecordKey] = (),
 ) -> Variants:
     """Makes the variants of the training part; the same arguments give the same ones.
 
@@ -48,27 +80,38 @@ def make_variants(
         train: the training part.
         unseen: texts that are measured on; neither what resembles one nor its variants are learnt.
         records: all that passed the operators on single records; no variant may have the text of one.
+        answers: of models; what is missing there has to be asked, and everything made again.
+        private: records whose texts may not go to another machine.
     """
     dropped = Counter[str]()
     parents = [row for row in train if augmentation.chosen((row.source, row.record_id))]
     close = near_to(unseen, [row.text for row in parents])
     ids = {(record.source, record.record_id) for record in records}
-    made: list[SnapshotRow] = []
+    wanted: list[_Wanted] = []
     for at, parent in enumerate(parents):
         if at in close:
             dropped[_PARENT_NEAR] += augmentation.spec.per_record
             continue
-        for number, augmenter, text in augmentation.variants((parent.source, parent.record_id), parent.text):
-            name = variant_id(parent.record_id, number)
-            if not text:
-                dropped[_FAILED if augmenter else _UNCHANGED] += 1
-            elif (parent.source, name) in ids:
+        for draft in augmentation.drafts((parent.source, parent.record_id), parent.text):
+            if draft.maker is None:
+                dropped[_UNCHANGED] += 1
+            elif (parent.source, variant_id(parent.record_id, draft.number)) in ids:
                 dropped[_TAKEN] += 1
-            elif utf8_size(text) > MAX_TEXT_BYTES:
-                dropped[_TOO_LARGE] += 1
             else:
-                marks = {PARENT_COLUMN: parent.record_id, OPERATOR_COLUMN: augmenter}
-                made.append(SnapshotRow(name, parent.source, text, {**parent.attributes, **marks}))
+                wanted.append(_Wanted(parent, draft, draft.text))
+    wanted = _written(augmentation, wanted, answers or Answers(), private, dropped)
+    made: list[SnapshotRow] = []
+    for each in wanted:
+        parent, maker = each.parent, each.draft.maker
+        assert maker is not None
+        if not each.text:
+            dropped[_FAILED] += 1
+        elif utf8_size(each.text) > MAX_TEXT_BYTES:
+            dropped[_TOO_LARGE] += 1
+        else:
+            marks = {PARENT_COLUMN: parent.record_id, OPERATOR_COLUMN: maker.name}
+            name = variant_id(parent.record_id, each.draft.number)
+            made.append(SnapshotRow(name, parent.source, each.text, {**parent.attributes, **marks}))
     # The texts of rejected records count, too: one of another label may have been dropped as a conflict.
     known = {*content_keys([record.text for record in records]), *content_keys(unseen)}
     fresh: list[SnapshotRow] = []
@@ -82,6 +125,78 @@ def make_variants(
     if close:
         dropped[_NEAR] += len(close)
     return Variants([row for at, row in enumerate(fresh) if at not in close], dict(sorted(dropped.items())))
+
+
+def _written(
+    augmentation: Augmentation,
+    wanted: Sequence[_Wanted],
+    answers: Answers,
+    private: Collection[RecordKey],
+    dropped: Counter[str],
+) -> list[_Wanted]:
+    """The variants with the texts that models wrote, in the same order."""
+    ready: dict[int, _Wanted] = {}
+    by_rewriter: dict[int, list[int]] = {}
+    for at, each in enumerate(wanted):
+        maker = each.draft.maker
+        if not isinstance(maker, Rewriter):
+            ready[at] = each
+        elif why := _kept_here(maker, each, private):
+            dropped[why] += 1
+        else:
+            by_rewriter.setdefault(augmentation.makers.index(maker), []).append(at)
+    for place, group in by_rewriter.items():
+        rewriter = augmentation.makers[place]
+        assert isinstance(rewriter, Rewriter)
+        # The limit counts what a version needs, also what was answered before: equal content gives equal variants.
+        limit = rewriter.params.max_calls // rewriter.steps
+        order = sorted(group, key=lambda at: _lot(augmentation.spec.seed, wanted[at]))
+        if len(order) > limit:
+            dropped[_OVER_LIMIT] += len(order) - limit
+        for at in order[:limit]:
+            each = wanted[at]
+            answer = _answer(rewriter, each, augmentation.spec.seed, answers)
+            if answer is None:
+                continue
+            why = answer.dropped
+            if not why and kept_parts(answer.text, augmentation.terms) != kept_parts(
+                each.parent.text, augmentation.terms
+            ):
+                why = _KEPT_CHANGED
+            if why:
+                dropped[why] += 1
+            else:
+                each.text = answer.text
+                ready[at] = each
+    return [ready[at] for at in sorted(ready)]
+
+
+def _kept_here(rewriter: Rewriter[Any], wanted: _Wanted, private: Collection[RecordKey]) -> str:
+    """Why a text is not sent to a model; empty if it is, or if it stays in this service anyway."""
+    server, text = rewriter.server, wanted.parent.text
+    if server is None:
+        return ""
+    if len(text) > MAX_PARENT_CHARS:
+        return _TOO_LONG
+    if wanted.key in private and not rewriter.private and not is_this_machine(server.address):
+        return _PRIVATE
+    # Whatever the recipe masks or leaves.
+    return _PERSONAL if _mask(text) != text else ""
+
+
+def _answer(rewriter: Rewriter[Any], wanted: _Wanted, seed: int, answers: Answers) -> Answer | None:
+    """The answer to the last question of a variant, or the one that ends it; None if one has still to be asked."""
+    answer = Answer(wanted.parent.text)
+    for step in range(rewriter.steps):
+        found = answers.of(rewriter.question(step, answer.text, wanted.key, wanted.draft.number, seed))
+        if found is None or found.dropped:
+            return found
+        answer = found
+    return answer
+
+
+def _lot(seed: int, wanted: _Wanted) -> str:
+    return sha256_hex("limit", str(seed), *wanted.key, str(wanted.draft.number))
 
 
 def described(augmentation: Augmentation, variants: Variants) -> dict[str, Any]:

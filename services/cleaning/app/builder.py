@@ -22,6 +22,7 @@ from services.cleaning.app.ports import (
 )
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import NO_KEY, Records, all_datasets
+from services.cleaning.app.rewriting import Rewriting
 from services.cleaning.app.snapshot import compose_snapshot
 from services.cleaning.domain.dataset import (
     Dataset,
@@ -31,8 +32,9 @@ from services.cleaning.domain.dataset import (
     snapshot_digest,
 )
 from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey
+from services.cleaning.engine.rewriter import Answers
 from services.kit.clock import Clock
-from services.kit.errors import TidemillError, is_retryable
+from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable
 from services.kit.failure import Failure
 from services.kit.ids import made_at_ms
 from services.kit.progress import Progress
@@ -40,6 +42,8 @@ from services.kit.progress import Progress
 logger = logging.getLogger(__name__)
 
 _CLEANED_AT_ONCE = 2000
+AUGMENT = "augment"
+"""Phase of a build in which models are asked for variants."""
 
 
 class _EndedMeanwhileError(Exception):
@@ -62,6 +66,7 @@ class Builder:
         clock: Clock,
         losses: LossStore,
         pushed: PushedRecords,
+        rewriting: Rewriting,
         await_timeout_s: float,
         lost_patience_s: float,
     ) -> None:
@@ -75,6 +80,7 @@ class Builder:
         self._clock = clock
         self._losses = losses
         self._pushed = pushed
+        self._rewriting = rewriting
         self._await_timeout_s = await_timeout_s
         self._lost_patience_s = lost_patience_s
         # By version: number of arrived records, known losses, time of the last change of either, and time and number
@@ -99,7 +105,9 @@ class Builder:
                 continue
             busy |= self._clean_stale(dataset)
         self._record_cases.announce()
-        for version in self._versions.building():
+        building = self._versions.building()
+        self._rewriting.only([version.name for version in building])
+        for version in building:
             busy |= self._advance(version)
         for version in self._versions.unannounced_versions():
             self._announcer.version_built(version)
@@ -124,7 +132,12 @@ class Builder:
             if not self._pushed_arrived(version) or not self._arrived(version):
                 self._continues(version)
                 return False
-            summary, reused = self._build(version)
+            if not self._rewritten(version):
+                return False
+            built = self._build(version)
+            if built is None:
+                return True
+            summary, reused = built
             self._forget(version)
             ready = replace(version, state=VersionState.READY, snapshot=summary, reused=reused)
             self._update(ready, Progress("write", summary.records_in, summary.records_in))
@@ -205,7 +218,25 @@ class Builder:
             self._end(version, Failure("AWAITED_RECORDS_MISSING", message, missing))
         return False
 
-    def _build(self, version: DatasetVersion) -> tuple[SnapshotSummary, bool]:
+    def _rewritten(self, version: DatasetVersion) -> bool:
+        """Whether no question to a model is left; stores the progress, and fails if a model cannot be asked."""
+        asking = self._rewriting.of(version.name)
+        if asking is None or asking.answered:
+            return True
+        if asking.failure is not None:
+            self._end(version, asking.failure)
+            return False
+        shown = version.progress or Progress("await")
+        state = (AUGMENT, asking.done, asking.total, asking.waiting)
+        if state != (shown.phase, shown.done, shown.total, shown.waiting):
+            passed = self._clock.monotonic() - asking.began
+            rate = asking.done / passed if passed > 0 else 0.0
+            progress = Progress(AUGMENT, asking.done, asking.total, rate, unit="answers", waiting=asking.waiting)
+            self._update(version, progress)
+        return False
+
+    def _build(self, version: DatasetVersion) -> tuple[SnapshotSummary, bool] | None:
+        """The snapshot, and whether it existed; None if models are asked first."""
         spec = version.spec
         recipe, augmentation = self._recipes.of(spec), self._recipes.augmentation(spec)
         digests = self._records.content_digests(spec.sources)
@@ -226,7 +257,14 @@ class Builder:
             part = missing[start : start + _CLEANED_AT_ONCE]
             judged += zip(part, recipe.clean_batch((r.text, r.attributes) for r in part), strict=True)
         self._update(version, Progress("deduplicate", 0, len(rows)))
-        content = compose_snapshot(version.dataset, spec, recipe, judged, augmentation)
+        rewrites = augmentation is not None and augmentation.rewrites
+        answers = Answers(self._rewriting.known(version.dataset)) if rewrites else Answers()
+        content = compose_snapshot(version.dataset, spec, recipe, judged, augmentation, answers)
+        if answers.missing:
+            asking = self._rewriting.begin(version.name, version.dataset, answers.missing.values())
+            self._update(version, Progress(AUGMENT, 0, asking.total, unit="answers"))
+            return None
+        self._check_usable(version.dataset, answers)
         contamination = content.manifest["contamination"]
         if contamination["near_overlap"]:
             logger.warning(
@@ -238,7 +276,22 @@ class Builder:
                 contamination["near_threshold"],
             )
         self._update(version, Progress("write", 0, len(rows)))
-        return self._snapshots.write(content), False
+        summary = self._snapshots.write(content)
+        # What no variant needs any more is not kept: its record has changed, or is gone.
+        self._rewriting.forget(version.dataset, answers.known.keys() - answers.used)
+        return summary, False
+
+    def _check_usable(self, dataset: str, answers: Answers) -> None:
+        """Refuses a set without variants because no answer can be used: then something is wrong with the model."""
+        used = [answers.known[key] for key in answers.used]
+        if used and all(answer.dropped for answer in used):
+            self._rewriting.forget(dataset, answers.used)
+            raise FailedPreconditionError(
+                f"Not one of {len(used)} answers of the models that write variants can be used: "
+                f"{used[0].detail or used[0].dropped}",
+                reason="AUGMENTATION_UNUSABLE",
+                metadata={"reason": used[0].dropped},
+            )
 
     def _update(self, version: DatasetVersion, progress: Progress) -> None:
         now = self._clock.now()

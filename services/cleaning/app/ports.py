@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, ImportCount, SnapshotSummary
 from services.cleaning.domain.record import Erased, RawRecord, RecordKey, Rejection, Verdict, Withdrawal
+from services.cleaning.engine.rewriter import Answer, Question
 from services.kit.bus.port import LostMessages
 
 
@@ -201,6 +202,38 @@ class VersionStore(Protocol):
 
     def mark_version_announced(self, version: DatasetVersion) -> None:
         """Marks its event as published."""
+        ...
+
+
+class AnswerStore(Protocol):
+    """What models wrote for the variants of a data set's records, by the key of the question."""
+
+    def answers(self, dataset: str) -> Mapping[str, Answer]:
+        """All of a data set."""
+        ...
+
+    def keep(self, dataset: str, question: Question, answer: Answer) -> None:
+        """Stores an answer, durably; a repeat changes nothing.
+
+        Nothing is stored about a record that was erased or withdrawn in the meantime.
+        """
+        ...
+
+    def forget(self, dataset: str, keys: Collection[str]) -> None:
+        """Deletes answers of a data set."""
+        ...
+
+
+class Models(Protocol):
+    """The models that write variants."""
+
+    async def ask(self, question: Question) -> Answer:
+        """The answer to a question, or why it cannot be used.
+
+        Raises:
+            UnavailableError: the model is unavailable or slow; ask again later.
+            FailedPreconditionError: an operator has to change something first.
+        """
         ...
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from services.cleaning.domain.dataset import DatasetSpec
 from services.cleaning.domain.recipe import OperatorSpec
-from services.cleaning.engine.augmentation import Augmentation, compile_augmentation
+from services.cleaning.engine.augmentation import Augmentation, Servers, compile_augmentation
 from services.cleaning.engine.augmenter import SynonymTable, Tables
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.registry import Registry, default_augmenters
@@ -21,9 +21,9 @@ _KEPT_BYTES = 256 * 1024 * 1024
 class RecipeCache:
     """Compiles recipes and keeps the most recently used ones. Thread-safe."""
 
-    def __init__(self, registry: Registry, tables: Tables | None = None) -> None:
-        """Without `tables` an augmentation that names one is refused."""
-        self._registry, self._tables = registry, tables or _NoTables()
+    def __init__(self, registry: Registry, tables: Tables | None = None, servers: Servers | None = None) -> None:
+        """Without `tables` an augmentation that names one is refused, without `servers` one that asks a model."""
+        self._registry, self._tables, self._servers = registry, tables or _NoTables(), servers
         self._augmenters = default_augmenters()
         self._lock = threading.Lock()
         self._compiled: OrderedDict[str, CompiledRecipe] = OrderedDict()
@@ -40,7 +40,8 @@ class RecipeCache:
         """
         if spec.augment is None:
             return None
-        return compile_augmentation(self._augmenters, spec.augment, self._tables, _standard_terms(spec.operators))
+        terms = _standard_terms(spec.operators)
+        return compile_augmentation(self._augmenters, spec.augment, self._tables, terms, self._servers)
 
     def of_operators(
         self, operators: Sequence[OperatorSpec], required_attributes: Sequence[str] = ()

@@ -14,6 +14,7 @@ from services.cleaning.domain.dataset import Dataset, DatasetSpec
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
 from services.cleaning.engine.explain import Explanation
+from services.cleaning.engine.rewriter import Rewriter
 from services.kit.errors import FieldViolation, InvalidArgumentError, not_found
 from services.kit.ids import record_name
 
@@ -101,13 +102,18 @@ class Records:
     def variants(self, text: str, operators: Sequence[OperatorSpec], augment: AugmentSpec) -> Sequence[Variant]:
         """The variants that a training record of this cleaned text would get, before any is dropped.
 
+        No model is asked: the text of a variant that one would write is empty.
+
         Raises:
             RecipeError: the augmentation cannot be applied.
         """
         augmentation = self._recipes.augmentation(DatasetSpec((), tuple(operators), augment=augment))
         assert augmentation is not None
-        made = augmentation.variants(("", ""), text)
-        return [Variant(variant_id("", number), name, variant) for number, name, variant in made if variant]
+        return [
+            Variant(variant_id("", draft.number), draft.maker.name, draft.text)
+            for draft in augmentation.drafts(("", ""), text)
+            if draft.maker is not None and (draft.text or isinstance(draft.maker, Rewriter))
+        ]
 
     def record(self, record_id: str, source: str = "") -> CollectedRecord:
         """A record and its verdicts.

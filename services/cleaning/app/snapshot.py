@@ -19,6 +19,7 @@ from services.cleaning.engine.compiler import CompiledRecipe
 from services.cleaning.engine.contamination import measure_contamination
 from services.cleaning.engine.content_keys import content_keys
 from services.cleaning.engine.operator import SetRecord
+from services.cleaning.engine.rewriter import Answers
 from services.kit.errors import FailedPreconditionError, InternalError
 
 # Id before source, as in earlier releases: the order decides which of several duplicates is kept.
@@ -35,8 +36,11 @@ def compose_snapshot(
     recipe: CompiledRecipe,
     judged: Sequence[tuple[RawRecord, Cleaned]],
     augmentation: Augmentation | None = None,
+    answers: Answers | None = None,
 ) -> SnapshotContent:
     """Composes a snapshot; the same arguments give the same content in any order.
+
+    If an answer of a model is missing afterwards (`answers.missing`), it is not whole: ask, and compose it again.
 
     Args:
         dataset: `datasets/{dataset}`.
@@ -44,6 +48,7 @@ def compose_snapshot(
         recipe: the spec's compiled recipe.
         judged: every raw record of the data set, with the result of the single-record operators.
         augmentation: makes the variants of the training part; None without one.
+        answers: what models wrote for it.
 
     Raises:
         FailedPreconditionError: an operator names an attribute that no record has.
@@ -94,7 +99,8 @@ def compose_snapshot(
     variants = augment.Variants()
     if augmentation is not None:
         unseen = [*(row.text for row in holdout), *(record.text for record in aside.held_back.values())]
-        variants = augment.make_variants(augmentation, train, unseen, passed.values())
+        private = {record.key for record, _ in judged if record.attributes.get("data_class") == "private"}
+        variants = augment.make_variants(augmentation, train, unseen, passed.values(), answers, private)
         train = sorted([*train, *variants.rows], key=lambda row: (row.record_id, row.source))
     of_feedback = sum(source in spec.feedback_sources for _, source in rejections)
 

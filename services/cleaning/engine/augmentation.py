@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from services.cleaning.domain.augmentation import AugmentSpec
 from services.cleaning.domain.recipe import RecipeError
 from services.cleaning.domain.record import RecordKey
-from services.cleaning.engine.augmenter import Augmenter, Draw, Tables
+from services.cleaning.engine.augmenter import Augmenter, Draw, Tables, VariantMaker
 from services.cleaning.engine.registry import Registry
+from services.cleaning.engine.rewriter import Rewriter, ServedModel
 from services.cleaning.engine.words import Terms, split_words
 from services.kit.ids import content_digest
 
@@ -22,23 +23,46 @@ _PLACE = "augment"
 
 
 @dataclass(frozen=True, slots=True)
+class Draft:
+    """A variant to be: its number from 1, who makes it, and its text, which a rewriter's has not yet.
+
+    No one makes it if nothing can be changed; the text of an augmenter that failed is empty.
+    """
+
+    number: int
+    maker: VariantMaker[Any] | None = None
+    text: str = ""
+
+
+class Servers(Protocol):
+    """The addresses that models may be asked at."""
+
+    def refused(self, model: ServedModel) -> str:
+        """Why its address is not asked; empty if it is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class Augmentation:
     """An augmentation ready to run. `digest` covers everything that its variants depend on, the tables included."""
 
     spec: AugmentSpec
     digest: str
     canonical: Sequence[Mapping[str, Any]]
-    augmenters: Sequence[Augmenter[Any]]
+    makers: Sequence[Augmenter[Any] | Rewriter[Any]]
     terms: Terms
 
     def chosen(self, record: RecordKey) -> bool:
         """Whether a record of the training part gets variants."""
         return Draw(str(self.spec.seed), *record).below(1_000_000) < self.spec.rate * 1_000_000
 
-    def variants(self, record: RecordKey, text: str) -> Iterator[tuple[int, str, str]]:
-        """Number from 1, augmenter and text of each variant.
+    @property
+    def rewrites(self) -> bool:
+        """Whether a model may be asked."""
+        return any(isinstance(each, Rewriter) for each in self.makers)
 
-        Both are empty if no augmenter can change anything; the text alone is where the augmenter failed.
+    def drafts(self, record: RecordKey, text: str) -> Iterator[Draft]:
+        """The variants of a record.
 
         Args:
             record: source and id of the parent.
@@ -47,21 +71,26 @@ class Augmentation:
         words = split_words(text, self.terms)
         for number in range(1, self.spec.per_record + 1):
             draw = Draw(str(self.spec.seed), *record, str(number))
-            for augmenter in draw.some(self.augmenters, len(self.augmenters)):
+            for maker in draw.some(self.makers, len(self.makers)):
+                if isinstance(maker, Rewriter):
+                    yield Draft(number, maker)
+                    break
                 try:
-                    made = augmenter.vary(words, draw)
+                    made = maker.vary(words, draw)
                 except Exception:
                     # A bug of an augmenter on one text must not stop the others.
-                    logger.exception("the augmenter %s failed on a record", augmenter.name)
+                    logger.exception("the augmenter %s failed on a record", maker.name)
                     made = ""
                 if made is not None and made != text:
-                    yield number, augmenter.name, made
+                    yield Draft(number, maker, made)
                     break
             else:
-                yield number, "", ""
+                yield Draft(number)
 
 
-def compile_augmentation(registry: Registry, spec: AugmentSpec, tables: Tables, terms: Collection[str]) -> Augmentation:
+def compile_augmentation(
+    registry: Registry, spec: AugmentSpec, tables: Tables, terms: Collection[str], servers: Servers | None = None
+) -> Augmentation:
     """Builds an augmentation.
 
     Args:
@@ -69,9 +98,11 @@ def compile_augmentation(registry: Registry, spec: AugmentSpec, tables: Tables, 
         spec: names them.
         tables: what they look words up in.
         terms: which no augmenter changes, beside those of the spec.
+        servers: the addresses that models may be asked at; none when None.
 
     Raises:
-        RecipeError: an augmenter, a parameter or a number is unknown or invalid, or a table is not there.
+        RecipeError: an augmenter, a parameter or a number is unknown or invalid, a table is not there, or an address
+            may not be asked.
     """
     if not spec.operators:
         raise RecipeError.at(f"{_PLACE}.operators", f"names no augmenter; known: {', '.join(registry.names)}")
@@ -79,18 +110,20 @@ def compile_augmentation(registry: Registry, spec: AugmentSpec, tables: Tables, 
         raise RecipeError.at(f"{_PLACE}.per_record", f"must be from 1 to {MAX_PER_RECORD}, not {spec.per_record}")
     if not 0 < spec.rate <= 1:
         raise RecipeError.at(f"{_PLACE}.rate", f"must be above 0 and at most 1, not {spec.rate:g}")
-    augmenters = [
-        registry.build(each, number, f"{_PLACE}.operators", tables) for number, each in enumerate(spec.operators)
-    ]
+    makers = [registry.build(each, number, f"{_PLACE}.operators", tables) for number, each in enumerate(spec.operators)]
+    for number, each in enumerate(makers):
+        server = each.server if isinstance(each, Rewriter) else None
+        if server is not None and (why := servers.refused(server) if servers else "is not asked by this service"):
+            raise RecipeError.at(f"{_PLACE}.operators[{number}].params.address", f"{each.name}: {why}")
     canonical = [
         {
-            "name": augmenter.name,
-            "version": augmenter.version,
-            "params": augmenter.params.model_dump(mode="json"),
-            **({"tables": dict(augmenter.digests)} if augmenter.digests else {}),
+            "name": maker.name,
+            "version": maker.version,
+            "params": maker.params.model_dump(mode="json"),
+            **({"tables": dict(maker.digests)} if maker.digests else {}),
         }
-        for augmenter in augmenters
+        for maker in makers
     ]
     kept = sorted({*spec.keep, *terms})
     digest = content_digest([canonical, spec.seed, spec.per_record, spec.rate, kept])
-    return Augmentation(spec, digest, canonical, augmenters, Terms(kept))
+    return Augmentation(spec, digest, canonical, makers, Terms(kept))

@@ -1,4 +1,7 @@
-"""Augmenters: each makes a variant of a text by one kind of change. They compute only; tables are handed to them."""
+"""Augmenters: each makes a variant of a text by one kind of change. They compute only; tables are handed to them.
+
+`services.cleaning.engine.rewriter` has those whose variants a model writes.
+"""
 
 from __future__ import annotations
 
@@ -79,8 +82,8 @@ class Tables(Protocol):
         ...
 
 
-class Augmenter(ABC, Generic[P]):
-    """An operator of augmentation with its parameters.
+class VariantMaker(ABC, Generic[P]):
+    """What makes variants, with its parameters: an `Augmenter`, or a `Rewriter`, which asks a model.
 
     `version` is part of a data set's digest: increase it when the same parameters give other variants than before.
     """
@@ -103,6 +106,10 @@ class Augmenter(ABC, Generic[P]):
     def digests(self) -> Mapping[str, str]:
         """Digests of the tables that it uses, by name: with another table it makes other variants."""
         return {}
+
+
+class Augmenter(VariantMaker[P]):
+    """Makes variants by itself."""
 
     @abstractmethod
     def vary(self, words: Sequence[Word], draw: Draw) -> str | None:

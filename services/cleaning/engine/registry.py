@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.engine import augmenters, operators
-from services.cleaning.engine.augmenter import Augmenter
+from services.cleaning.engine.augmenter import VariantMaker
 from services.cleaning.engine.operator import Operator, ParamsError
 
 
@@ -134,7 +134,7 @@ def own_registry(key: bytes = b"") -> Registry:
 
 def own_augmenters() -> Registry:
     """Tidemill's own augmenters, found in the same way."""
-    return _with_modules(Registry(Augmenter, "augmenter"), augmenters)
+    return _with_modules(Registry(VariantMaker, "augmenter"), augmenters)
 
 
 def _with_modules(registry: Registry, package: ModuleType) -> Registry:

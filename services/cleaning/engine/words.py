@@ -7,7 +7,7 @@ Chinese is split and tagged by jieba; in English a capital letter marks a name, 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -97,6 +97,13 @@ def split_words(text: str, terms: Terms) -> list[Word]:
             pieces.append(Word(text[start:stop]))
         end = stop
     return _bound(pieces)
+
+
+def kept_parts(text: str, terms: Terms) -> Counter[str]:
+    """What a variant must have as often as its parent: placeholders, addresses, numbers and declared terms."""
+    found = Counter(text[start:stop] for start, stop in terms.spans(text))
+    found.update(piece[0] for piece in _PIECE.finditer(text) if piece.lastgroup == "kept")
+    return found
 
 
 def _split(text: str) -> Iterator[Word]:

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from services.cleaning.adapters.answer_store import SqlAnswerStore
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.adapters.served_models import ServedModels
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.cards import Cards
@@ -25,6 +27,7 @@ from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.ports import Announcement, Arrival, Fate, Placement
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import NO_KEY, Records
+from services.cleaning.app.rewriting import Rewriting
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -47,6 +50,7 @@ from services.kit.errors import (
     disk_full,
 )
 from services.kit.ids import new_id
+from services.kit.network_rules import NetworkRules
 from services.kit.storage.artifacts import ArtifactStore
 from tests.conftest import OpenDatabase
 from tests.recipes import parse_operators
@@ -116,11 +120,14 @@ class Harness:
         self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
         self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
         self.folder, self.losses = folder, SqlLossStore(engine)
+        self.answers, self.secrets, self.patience_s = SqlAnswerStore(engine), dict[str, str](), 60.0
         self.restart()
 
     def restart(self) -> None:
         """A new process on the same state."""
-        recipes = RecipeCache(default_registry())
+        models = ServedModels(NetworkRules(["127.0.0.1:*", "models.invalid:*"]), self.secrets.get, timeout_s=5)
+        recipes = RecipeCache(default_registry(), servers=models)
+        self.rewriting = Rewriting(self.answers, models, self.clock, calls_at_once=2, patience_s=self.patience_s)
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         versions = self.datasets_store
@@ -139,6 +146,7 @@ class Harness:
             clock=self.clock,
             losses=self.losses,
             pushed=self.pushed,
+            rewriting=self.rewriting,
             await_timeout_s=30,
             lost_patience_s=5,
         )

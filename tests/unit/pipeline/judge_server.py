@@ -11,6 +11,8 @@ from typing import Any
 
 from aiohttp import web
 
+from tests.http_server import http_server
+
 Judge = Callable[[str, str], bool]
 """Whether an answer is good: what was asked, what was answered."""
 
@@ -61,16 +63,7 @@ class JudgeServer:
 async def judge_server() -> AsyncIterator[JudgeServer]:
     """A server on a free port of this machine."""
     found = JudgeServer()
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", found.chat)
-    app.router.add_post("/v1/predict", found.predict)
-    runner = web.AppRunner(app, shutdown_timeout=0.05)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.port = runner.addresses[0][1]
-    found.address = f"http://127.0.0.1:{found.port}"
-    try:
+    async with http_server({"/v1/chat/completions": found.chat, "/v1/predict": found.predict}) as port:
+        found.port = port
+        found.address = f"http://127.0.0.1:{port}"
         yield found
-    finally:
-        await runner.cleanup()

@@ -253,7 +253,9 @@ class CleanTextResponse(_message.Message):
 
     @_builtins.property
     def variants(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVariant]:
-        """Variants of the cleaned text, before those that other records have are dropped; empty unless `augment` was given."""
+        """Variants of the cleaned text, before those that other records have are dropped; empty unless `augment` was given. No
+        model is asked: the text of a variant that one would write is empty.
+        """
 
     def __init__(
         self,

@@ -1,0 +1,160 @@
+"""Rewriters: augmenters whose variants a model writes. They compute only: what to ask, and what an answer is worth.
+
+A variant takes one question or several, one after the other. What was answered is kept by the key of the question, so
+that none is asked twice; `services.cleaning.app.rewriting` asks, and `services.cleaning.app.augment` uses the answers.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar, Final, TypeVar
+
+from pydantic import Field
+
+from services.cleaning.domain.record import RecordKey
+from services.cleaning.engine.augmenter import VariantMaker
+from services.cleaning.engine.operator import Params
+from services.kit.ids import content_digest
+
+MAX_PARENT_CHARS: Final = 16_000
+"""Longer texts are not sent to a model."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A language model behind an OpenAI-compatible address: the URL before `/chat/completions`."""
+
+    address: str
+    model: str
+    key_env: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked for a variant of a record."""
+
+    model: ServedModel
+    prompt: str
+    max_tokens: int
+    temperature: float
+    seed: int
+    record: RecordKey
+    number: int
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies it; of the model by address and name, not by its key."""
+        asked = [self.model.address, self.model.model, self.prompt, self.max_tokens, self.temperature, self.seed]
+        return content_digest([*asked, *self.record, self.number])
+
+    @property
+    def sampling_seed(self) -> int:
+        """Seed of the model's choices, below 2**31."""
+        return int(self.key[:8], 16) >> 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a model wrote; or why it is not used, as a reason and in a sentence."""
+
+    text: str
+    dropped: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Answers:
+    """The answers that are there, by the key of their question; notes what it was asked for."""
+
+    known: Mapping[str, Answer] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    missing: dict[str, Question] = field(default_factory=dict)
+
+    def of(self, question: Question) -> Answer | None:
+        """The answer to a question; None if it has still to be asked."""
+        answer = self.known.get(question.key)
+        if answer is None:
+            self.missing[question.key] = question
+        else:
+            self.used.add(question.key)
+        return answer
+
+
+class RewriterParams(Params):
+    """`max_tokens`: of an answer. `max_calls`: limit of the questions for one version of a data set."""
+
+    max_tokens: int = Field(256, ge=1, le=4096)
+    max_calls: int = Field(1000, ge=1, le=1_000_000)
+
+
+W = TypeVar("W", bound=RewriterParams)
+
+
+class Rewriter(VariantMaker[W]):
+    """Has variants written by a model."""
+
+    steps: ClassVar[int] = 1
+    """Questions that a variant takes; each but the first is about the answer to the one before."""
+
+    def question(self, step: int, text: str, record: RecordKey, number: int, seed: int) -> Question:
+        """The question of a step, from 0, about a text."""
+        model, prompt = self.ask(step, text)
+        return Question(model, prompt, self.params.max_tokens, self.temperature, seed, record, number)
+
+    @abstractmethod
+    def ask(self, step: int, text: str) -> tuple[ServedModel, str]:
+        """The model of a step, and what it is asked."""
+
+    @property
+    @abstractmethod
+    def temperature(self) -> float:
+        """0 for the most probable words."""
+
+    @property
+    @abstractmethod
+    def server(self) -> ServedModel | None:
+        """The model that texts are sent to; None if they stay in this service."""
+
+    @property
+    @abstractmethod
+    def private(self) -> bool:
+        """Whether texts of the data class `private` may go to another machine."""
+
+
+# No other variable, so that a pipeline file cannot send another secret of the service's environment.
+_KEY_ENV: Final = r"^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$"
+
+
+class ServedParams(RewriterParams):
+    """Which model is asked, and what may be sent to it."""
+
+    address: str = Field(min_length=1, max_length=1024)
+    model: str = Field(min_length=1, max_length=256)
+    key_env: str = Field("", pattern=_KEY_ENV)
+    temperature: float = Field(0.7, ge=0, le=2)
+    private: bool = False
+
+
+S = TypeVar("S", bound=ServedParams)
+
+
+class ServedRewriter(Rewriter[S]):
+    """Has variants written by a served language model."""
+
+    @property
+    def temperature(self) -> float:
+        """See the base class."""
+        return self.params.temperature
+
+    @property
+    def server(self) -> ServedModel:
+        """See the base class."""
+        return ServedModel(self.params.address, self.params.model, self.params.key_env)
+
+    @property
+    def private(self) -> bool:
+        """See the base class."""
+        return self.params.private
