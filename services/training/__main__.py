@@ -61,6 +61,7 @@ async def build(settings: TrainingSettings) -> Service:
         settings.training_threads,
         key,
         starter,
+        settings.training_niceness,
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     models = BaseModels(models_dir, downloads_dir, ModelRoots([models_dir, *added], allowed))

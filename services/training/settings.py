@@ -30,6 +30,13 @@ class TrainingSettings(ServiceSettings):
         ge=1,
         description="threads of a worker",
     )
+    training_niceness: int = Field(
+        10,
+        ge=0,
+        le=19,
+        description="how far a worker stands back where the processor is busy, so that a training does not delay"
+        " answers: 0 as all others, 19 takes only what they leave",
+    )
     training_memory: int = Field(
         0, ge=0, description="bytes of memory that a run may take; those of the machine or its GPU when 0"
     )

@@ -65,6 +65,8 @@ class Job:
     signing_key: Path
     trusted_keys: Path
     champion: Champion | None = None
+    niceness: int = 0
+    """Of the worker's process: see `lower_priority`."""
 
     def write(self) -> Path:
         """Stores the job in its folder."""
@@ -81,6 +83,7 @@ class Job:
             "trusted_keys": str(self.trusted_keys),
             "champion": self.champion
             and {"run": self.champion.run, "uri": self.champion.uri, "recipe": self.champion.spec.to_json()},
+            "niceness": self.niceness,
         }
         path = self.folder / JOB_FILE
         write_json(path, value)
@@ -104,6 +107,7 @@ class Job:
             trusted_keys=Path(value["trusted_keys"]),
             champion=champion
             and Champion(champion["run"], champion["uri"], TrainingSpec.from_json(champion["recipe"], stored_method)),
+            niceness=value.get("niceness", 0),
         )
 
 

@@ -51,9 +51,10 @@ class WorkerProcesses:
         threads: int,
         key: SigningKey,
         launcher: Launcher,
+        niceness: int = 0,
     ) -> None:
         """`runs_dir` is the work folder of runs whose results go to a remote store; other runs work in place."""
-        self._key, self._launcher = key, launcher
+        self._key, self._launcher, self._niceness = key, launcher, niceness
         self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
         self._children: dict[str, Child] = {}
@@ -81,6 +82,7 @@ class WorkerProcesses:
             self._key.private,
             self._key.trusted,
             None if champion is None else Champion(champion.name, champion.uri, champion.spec),
+            self._niceness,
         ).write()
         self._children[run.name] = self._launcher.launch(job, folder / _LOG_FILE, run.traceparent)
 

@@ -36,6 +36,7 @@ from services.training.adapters.job import (
     write_json,
 )
 from services.training.engine.loop import Cancelled
+from services.training.worker.priority import lower_priority
 
 logger = logging.getLogger("services.training.worker")
 
@@ -73,6 +74,7 @@ def work_on(path: Path) -> int:
 
 
 def _work(job: Job) -> int:
+    lower_priority(job.niceness)
     os.environ.update(OFFLINE)
     settings = load_settings(ServiceSettings)
     sampling = Sampling(settings.traces_per_s, settings.slow_trace_s)
