@@ -67,6 +67,8 @@ class _Packaged:
     architecture: Architecture
     context_length: int
     convert: Callable[[Path, Path], None]
+    family: str
+    """`model_type` of its configuration."""
     config: Mapping[str, Any]
     """Sizes, as in the `config.json` that the conversion writes."""
 
@@ -80,9 +82,9 @@ class BaseModels:
         self._roots = roots
         self._downloads = downloads_dir
         self._packaged = {
-            "smollm2-135m-instruct": _Packaged("causal", 8192, _convert_smollm2, _SMOLLM2),
-            "bge-small-zh-v1.5": _Packaged("encoder", 512, _convert_bge, _BGE),
-            "all-minilm-l6-v2": _Packaged("encoder", 512, _convert_minilm, _MINILM),
+            "smollm2-135m-instruct": _Packaged("causal", 8192, _convert_smollm2, "llama", _SMOLLM2),
+            "bge-small-zh-v1.5": _Packaged("encoder", 512, _convert_bge, "bert", _BGE),
+            "all-minilm-l6-v2": _Packaged("encoder", 512, _convert_minilm, "bert", _MINILM),
         }
 
     def names(self) -> list[str]:
@@ -135,7 +137,9 @@ class BaseModels:
             if not self._is_current(self._models / name):
                 self._source(name)
             known = self._packaged[name]
-            return BaseModel(name, sha256_hex(name, str(_CONVERSION)), known.architecture, known.context_length)
+            identity = sha256_hex(name, str(_CONVERSION))
+            sizes = _sizes(known.config)
+            return BaseModel(name, identity, known.architecture, known.context_length, known.family, *sizes)
         folder = self.prepare(name)
         return _described(name, folder, self.digest(folder))
 
@@ -185,7 +189,15 @@ def _described(name: str, folder: Path, digest: str) -> BaseModel:
     if config.get("is_encoder_decoder"):
         return BaseModel(name, digest, None, limit)
     causal = any(item.endswith(("ForCausalLM", "LMHeadModel")) for item in architectures)
-    return BaseModel(name, digest, "causal" if causal else "encoder", limit)
+    architecture: Architecture = "causal" if causal else "encoder"
+    return BaseModel(name, digest, architecture, limit, str(config.get("model_type", "")), *_sizes(config))
+
+
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Layers, heads of a layer, and tokens; zero where a configuration does not say it as BERT's does."""
+    names = ("num_hidden_layers", "num_attention_heads", "vocab_size")
+    layers, heads, vocabulary = (int(config.get(name) or 0) for name in names)
+    return layers, heads, vocabulary
 
 
 def _config_of(name: str, folder: Path) -> Mapping[str, Any]:

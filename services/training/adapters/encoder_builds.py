@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from services.kit.engine import EMBEDDING, ENCODER, LOGITS, import_openvino, open_encoder
 from services.training.adapters.openvino_export import encoder
-from services.training.domain.tasks import VariantName
 
+N = TypeVar("N", bound=Hashable)
+"""What a build is named by."""
 CALIBRATION_TEXTS = 300
 
 
@@ -84,12 +85,12 @@ class EncoderMeasurement:
 
 
 def measure(
-    folders: dict[VariantName, Path], texts: Sequence[list[int]], probes: Sequence[list[int]] = ()
-) -> dict[VariantName, EncoderMeasurement]:
+    folders: Mapping[N, Path], texts: Sequence[list[int]], probes: Sequence[list[int]] = ()
+) -> dict[N, EncoderMeasurement]:
     """Lets every build classify every text, one at a time. For each text the builds take turns.
 
     Args:
-        folders: the builds.
+        folders: the builds by their names.
         texts: token ids.
         probes: token ids of texts that are not measured.
     """

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
+from services.training.domain.students import Distillation, Student, misfits, violations
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
@@ -73,13 +74,18 @@ class Optimization:
 class BaseModel:
     """A base model before it is loaded; `context_length` in tokens, None if it has no limit.
 
-    `identity` is a digest that changes with the weights. `architecture` is None if it can learn no task.
+    `identity` is a digest that changes with the weights. `architecture` is None if it can learn no task. `family` is
+    `model_type` of its configuration; the sizes are zero where that does not say them.
     """
 
     name: str
     identity: str
     architecture: Architecture | None
     context_length: int | None = None
+    family: str = ""
+    layers: int = 0
+    heads: int = 0
+    vocabulary: int = 0
 
 
 _IS: Mapping[Architecture | None, str] = {
@@ -107,6 +113,8 @@ class TrainingSpec:
     optimization: Optimization
     variants: tuple[VariantName, ...] = ("fp32",)
     max_eval_examples: int = 0
+    students: tuple[Student, ...] = field(default=(), metadata=LATER)
+    distillation: Distillation = field(default=Distillation(), metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._violations())
@@ -125,6 +133,7 @@ class TrainingSpec:
         able: tuple[str, ...] | None = getattr(self.method, "TASKS", None)
         if able is not None and self.task.kind not in able:
             found.append(FieldViolation(f"spec.{self.method.kind}", f"is for {', '.join(able)} only"))
+        found += violations(self.students, self.distillation, self.task.ARCHITECTURE == "encoder", self.task.kind)
         found += self.task.violations()
         return found
 
@@ -139,7 +148,8 @@ class TrainingSpec:
         """Checks the spec against its base model.
 
         Raises:
-            InvalidArgumentError: the model cannot learn the task, or not from texts of that length.
+            InvalidArgumentError: the model cannot learn the task, or not from texts of that length, or has less than a
+                student is to keep.
         """
         task, found = self.task, []
         if base.architecture != task.ARCHITECTURE:
@@ -151,6 +161,8 @@ class TrainingSpec:
                 f"{task.max_tokens} tokens{answer} exceed the {base.context_length} tokens that {base.name} can read"
             )
             found.append(FieldViolation(f"spec.{task.kind}.max_input_tokens", message))
+        else:
+            found += misfits(self.students, base)
         _refuse(found)
 
     def digest(self, base_digest: str) -> str:
@@ -181,12 +193,17 @@ class TrainingSpec:
                 "method": make_method(method.pop("kind"), method),
                 "optimization": Optimization(**value["optimization"]),
                 "variants": tuple(value["variants"]),
+                # Specs of earlier releases have none.
+                "students": tuple(Student(**item) for item in value.get("students", ())),
+                "distillation": Distillation(**value.get("distillation", {})),
             }
         )
 
 
 def _identity(value: Any) -> Any:
     """The JSON form without options that were added later and have their default value."""
+    if isinstance(value, tuple):
+        return [_identity(item) for item in value]
     if not is_dataclass(value):
         return value
     items = [(item, getattr(value, item.name)) for item in fields(value)]

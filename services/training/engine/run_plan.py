@@ -8,6 +8,7 @@ from typing import Any
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.training.domain.machine import Machine
+from services.training.domain.students import Student
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.attention import SHORT
 from services.training.engine.memory_plan import (
@@ -152,8 +153,44 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
             activations=plan.activations + table,
             peak=plan.peak + parted + table,
         )
+    for student in spec.students:
+        plan = _larger(plan, _distillation(spec, shape, student, half=half, on_processor=on_processor))
     total = plan.peak + (_PROCESS_BYTES if on_processor else 0)
     return StrategyPlan(strategy, devices, plan, total, total <= machine.memory_bytes)
+
+
+def _larger(one: MemoryPlan, other: MemoryPlan) -> MemoryPlan:
+    return one if one.peak >= other.peak else other
+
+
+def _distillation(spec: TrainingSpec, shape: Shape, wanted: Student, *, half: bool, on_processor: bool) -> MemoryPlan:
+    """The memory of a student's learning, which follows the training, on one device whatever the strategy.
+
+    The tuned model is there beside it, with its hidden states. Pruned heads are not subtracted.
+    """
+    batch = Batch(spec.optimization.batch_size, spec.task.max_tokens, 0)
+    student = replace(
+        shape,
+        layers=wanted.layers or shape.layers,
+        feed_forward=wanted.neurons(shape.feed_forward),
+        vocabulary=min(wanted.vocabulary or shape.vocabulary, shape.vocabulary),
+        dropout=0.0,
+    )
+    # Its embeddings and what pools them are not trained.
+    tables = replace(student, layers=0).parameters
+    plan = plan_memory(
+        student,
+        batch,
+        trainable=student.parameters - tables + shape.hidden,
+        half=half,
+        eager_attention=batch.tokens <= SHORT if on_processor else not half,
+    )
+    # One block at a time computes its values, and the states behind all of them stay.
+    states = batch.examples * batch.tokens * _FLOAT * ((shape.layers + 1) * shape.hidden + 2 * shape.feed_forward)
+    teacher = shape.parameters * _FLOAT
+    return replace(
+        plan, weights=plan.weights + teacher, activations=plan.activations + states, peak=plan.peak + teacher + states
+    )
 
 
 def _nearest(spec: TrainingSpec, shape: Shape, machine: Machine) -> str:

@@ -17,6 +17,7 @@ from services.training.domain.advice import Wishes
 from services.training.domain.device import HERE
 from services.training.domain.report import Comparison, LossPoint, Metric, Report
 from services.training.domain.run import Run, RunState
+from services.training.domain.students import Distillation, Student
 from services.training.domain.tasks import TASKS, VARIANTS, Task
 from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
 from services.training.engine.advising import Advice
@@ -71,7 +72,18 @@ def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
         # In a fixed order, so that the order in the request does not change the run's digest.
         variants=tuple(name for name in VARIANTS if name in spec.compression.variants),
         max_eval_examples=spec.evaluation.max_examples,
+        students=tuple(_student_from(student) for student in spec.compression.students),
+        distillation=_distillation_from(spec.compression.distillation),
     )
+
+
+def _student_from(message: run_pb2.Student) -> Student:
+    # Which precisions there are is a rule of the contract.
+    return Student(**{**_options(message), "precision": message.precision or "int8"})
+
+
+def _distillation_from(message: run_pb2.Distillation) -> Distillation:
+    return Distillation(**{name: value for name, value in _options(message).items() if value})
 
 
 def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
@@ -93,7 +105,11 @@ def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
             checkpoint_every=o.checkpoint_every,
         ),
         evaluation=run_pb2.Evaluation(max_examples=spec.max_eval_examples),
-        compression=run_pb2.Compression(variants=spec.variants),
+        compression=run_pb2.Compression(
+            variants=spec.variants,
+            students=[run_pb2.Student(**asdict(student)) for student in spec.students],
+            distillation=run_pb2.Distillation(**asdict(spec.distillation)) if spec.students else None,
+        ),
         model_name=spec.model_name,
     )
     _set(message, asdict(spec.task))

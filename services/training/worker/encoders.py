@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,12 +17,14 @@ from services.training.adapters import encoder_builds
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.job import Champion, Job, write_json
 from services.training.domain.report import Variant
-from services.training.domain.tasks import Task, VariantName
+from services.training.domain.students import Student
+from services.training.domain.tasks import Task
 from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.tasks import Objective, pad_right
 from services.training.worker.champion import Rows
 from services.training.worker.phases import Material, Phase, check_stop, kept, kept_folder, seal, train_adapted
 from services.training.worker.sequence import A, Builds, TaskRun
+from services.training.worker.students import drop_students, learnt_student
 
 _BATCH = 32
 _WEIGHTS = "model.safetensors"
@@ -123,7 +127,7 @@ class EncoderRun(TaskRun[A]):
         job, spec, task = self.job, self.job.spec, self.job.spec.task
         holdout = self._tokens(self.material.tokenizer, task, self.material.holdout)
         probes = self._tokens(self.material.tokenizer, task, [{"text": text} for text in PROBE_TEXTS])
-        phase = Phase(job, "compress", len(spec.variants), "builds")
+        phase = Phase(job, "compress", len(spec.variants) + len(spec.students), "builds")
         folders = self._build()
 
         def measure() -> dict[str, Any]:
@@ -159,26 +163,49 @@ class EncoderRun(TaskRun[A]):
         phase.end()
         return Builds(tuple(variants))
 
-    def _build(self) -> dict[VariantName, Path]:
+    def _build(self) -> dict[str, Path]:
         """Creates the missing builds."""
-        spec, tokenizer, model = self.job.spec, self.material.tokenizer, self._model.to("cpu")
-        place = self.job.folder / "variants"
+        spec, place = self.job.spec, self.job.folder / "variants"
 
         def export(path: Path) -> None:
-            encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
-            tokenizer.save_pretrained(str(path))
+            self._export(self._model, path)
 
         # int8 is derived from fp32, which is therefore always built.
-        folders: dict[VariantName, Path] = {"fp32": kept_folder(place / "fp32", export)}
+        folders = {"fp32": kept_folder(place / "fp32", export)}
         if "int8" in spec.variants:
 
             def quantize(path: Path) -> None:
-                calibration = [text.ids for text in self._tokens(tokenizer, spec.task, self.material.train)]
-                encoder_builds.save_int8(folders["fp32"], path, calibration)
-                tokenizer.save_pretrained(str(path))
+                self._quantize(folders["fp32"], path, self._training_tokens)
 
             folders["int8"] = kept_folder(place / "int8", quantize)
-        return {name: folders[name] for name in spec.variants}
+        found: dict[str, Path] = {name: folders[name] for name in spec.variants}
+        for student in spec.students:
+            found[student.name] = kept_folder(place / student.name, partial(self._build_student, student))
+        drop_students(self.job.folder)
+        return found
+
+    def _build_student(self, student: Student, path: Path) -> None:
+        texts = self._training_tokens
+        model = learnt_student(self.job, self.material, self._model, student, texts, self.should_stop)
+        if student.precision == "fp32":
+            self._export(model, path)
+            return
+        full = path / "fp32"
+        self._export(model, full)
+        self._quantize(full, path, texts)
+        shutil.rmtree(full)
+
+    @cached_property
+    def _training_tokens(self) -> list[list[int]]:
+        return [text.ids for text in self._tokens(self.material.tokenizer, self.job.spec.task, self.material.train)]
+
+    def _export(self, model: Any, path: Path) -> None:
+        encoder_builds.save_fp32(with_embedding(model.to("cpu")), path, vocabulary=model.encoder.config.vocab_size)
+        self.material.tokenizer.save_pretrained(str(path))
+
+    def _quantize(self, fp32: Path, path: Path, calibration: Sequence[list[int]]) -> None:
+        encoder_builds.save_int8(fp32, path, calibration)
+        self.material.tokenizer.save_pretrained(str(path))
 
     def _ask(self, model: Any, tokenizer: Any, task: Task, outputs: Sequence[str], rows: Rows) -> list[A]:
         import torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,17 @@ def _builds(*names: VariantName) -> tuple[VariantName, ...]:
     return names
 
 
-def work(folder: Path, spec: TrainingSpec, champion: Champion | None = None) -> Report:
-    """Runs the worker of a spec to its end, in its folder; it is compared with the champion, if one is given."""
+def work(
+    folder: Path,
+    spec: TrainingSpec,
+    champion: Champion | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Runs the worker of a spec to its end, in its folder; it is compared with the champion, if one is given.
+
+    Raises:
+        Cancelled: `should_stop` returned true.
+    """
     key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
     key.ensure()
     job = Job(
@@ -68,4 +78,4 @@ def work(folder: Path, spec: TrainingSpec, champion: Champion | None = None) -> 
         trusted_keys=folder / "keys" / "trusted",
         champion=champion,
     )
-    return run_job(job, lambda: False)
+    return run_job(job, should_stop)

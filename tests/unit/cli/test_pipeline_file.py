@@ -134,6 +134,8 @@ def test_anchors_and_merge_keys(write: Write) -> None:
         ("alpha: 16", "alpha: much", "16:23: training.lora.alpha: expected a number, found text."),
         ("base_model: tiny", "base_model: 7", "13:15: training.base_model: expected text, found a number; write it in quotes."),
         ("variants: [int8]", "variants: int8", "18:27: training.compression.variants: expected a list, found text."),
+        ("variants: [int8]", "variants: [int8], students: [{layer: 2}]",
+            "18:47: training.compression.students[0]: unknown field 'layer'; did you mean 'layers'?"),
         ("- fix_unicode", "- [fix_unicode]", "8:7: dataset.operators[0]: expected a mapping with name, params, found a list."),
         ("gate: {max", "gate: {<<: {}, 1: 2, max", "19:16: gate: unknown field '1'; choose from max_quality_loss, min_gain_over_base, min_quality, "
             "max_loss_to_champion, min_quality_on_corrections, min_gain_on_corrections."),
@@ -160,6 +162,11 @@ def test_all_mistakes_are_reported_at_once(write: Write) -> None:
         ("- fix_unicode", "- Fix-Unicode", "8:7: dataset.operators[0].name: "),
         ("source: bbc", "source: BBC", "3:5: sources[0].source: "),
         ("gate: {max_quality_loss: 0.05}\n", "", "gate: "),
+        (
+            "variants: [int8]",
+            "variants: [int8], students: [{layers: 2}]",
+            "12:1: training: compression.students are for ",
+        ),
         ("  lora: {r: 8, alpha: 16}\n", "", "12:1: training.method: "),
     ],
 )

@@ -166,7 +166,7 @@ class ModelVersion(_message.Message):
     digest: _builtins.str
     """sha256 over its files."""
     precision: _builtins.str
-    """`fp32`, `int8` or `int4`."""
+    """Name of the build: `fp32`, `int8`, `int4`, or that of a student, for example `int8-l2-f50`."""
     task: _builtins.str
     """`generation`, `text_classification` or `token_classification`."""
     run: _builtins.str

@@ -100,7 +100,7 @@ class RoutedVersion(_message.Message):
     task: _builtins.str
     """`generation`, `text_classification` or `token_classification`."""
     precision: _builtins.str
-    """`fp32`, `int8` or `int4`."""
+    """Name of the build: `fp32`, `int8`, `int4`, or that of a student, for example `int8-l2-f50`."""
     prompt_template: _builtins.str
     """User message that the model was trained on, with `{text}` for the record's text; generation only."""
     role: Global___VersionRole.ValueType

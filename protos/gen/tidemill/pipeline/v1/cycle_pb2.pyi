@@ -799,7 +799,7 @@ class GateVerdict(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     CHOSEN_FIELD_NUMBER: _builtins.int
     precision: _builtins.str
-    """`fp32`, `int8` or `int4`."""
+    """Name of the build: `fp32`, `int8`, `int4`, or that of a student, for example `int8-l2-f50`."""
     passed: _builtins.bool
     """True when it may be published."""
     quality_loss: _builtins.float

@@ -485,22 +485,113 @@ class Compression(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VARIANTS_FIELD_NUMBER: _builtins.int
+    STUDENTS_FIELD_NUMBER: _builtins.int
+    DISTILLATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def variants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Any of `fp32`, `int8`, `int4` (int4 for generation only)."""
+
+    @_builtins.property
+    def students(self) -> _containers.RepeatedCompositeFieldContainer[Global___Student]:
+        """Smaller models made from the tuned one, each a further build; for encoders only."""
+
+    @_builtins.property
+    def distillation(self) -> Global___Distillation:
+        """How the students learn."""
 
     def __init__(
         self,
         *,
         variants: _abc.Iterable[_builtins.str] | None = ...,
+        students: _abc.Iterable[Global___Student] | None = ...,
+        distillation: Global___Distillation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["distillation", b"distillation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["distillation", b"distillation", "students", b"students", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Compression: _TypeAlias = Compression  # noqa: Y015
+
+@_typing.final
+class Student(_message.Message):
+    """A smaller model made from the tuned one: what matters least is pruned, and the rest learns to answer as the tuned model
+    does. Its build is evaluated and judged like the others; its name follows from these fields, for example
+    `int8-l2-f50`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYERS_FIELD_NUMBER: _builtins.int
+    FEED_FORWARD_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    VOCABULARY_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    layers: _builtins.int
+    """Layers that stay; all when zero. Each stands for a group of consecutive layers of the tuned model."""
+    feed_forward: _builtins.float
+    """Share of the neurons of each feed-forward layer that stay, for example 0.5; all when zero."""
+    heads: _builtins.int
+    """Attention heads of each layer that stay; all when zero."""
+    vocabulary: _builtins.int
+    """Number of tokens that keep their embedding: those most frequent in the training texts, fewer if these have fewer; all
+    when zero. Every other token is read as the unknown one.
+    """
+    precision: _builtins.str
+    """`int8` or `fp32`; `int8` when empty."""
+    def __init__(
+        self,
+        *,
+        layers: _builtins.int = ...,
+        feed_forward: _builtins.float = ...,
+        heads: _builtins.int = ...,
+        vocabulary: _builtins.int = ...,
+        precision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feed_forward", b"feed_forward", "heads", b"heads", "layers", b"layers", "precision", b"precision", "vocabulary", b"vocabulary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Student: _TypeAlias = Student  # noqa: Y015
+
+@_typing.final
+class Distillation(_message.Message):
+    """How students learn the tuned model's logits and hidden states, on the training texts. Batches, warm-up, precision,
+    checkpoints and seed are those of the run's optimization.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_STEPS_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    LEARNING_RATE_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    max_steps: _builtins.int
+    """Steps of the optimizer; at most one of max_steps and epochs is set."""
+    epochs: _builtins.float
+    """Passes over the training texts; 3 when zero."""
+    learning_rate: _builtins.float
+    """Peak learning rate; 0.0005 when zero."""
+    temperature: _builtins.float
+    """Both models' logits are divided by it before they are compared, so that unlikely labels count more; 2 when zero."""
+    def __init__(
+        self,
+        *,
+        max_steps: _builtins.int = ...,
+        epochs: _builtins.float = ...,
+        learning_rate: _builtins.float = ...,
+        temperature: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "learning_rate", b"learning_rate", "max_steps", b"max_steps", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Distillation: _TypeAlias = Distillation  # noqa: Y015
 
 @_typing.final
 class TrainingSpec(_message.Message):
@@ -669,7 +760,7 @@ class Variant(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     LOSS_INCREASE_FIELD_NUMBER: _builtins.int
     precision: _builtins.str
-    """`fp32`, `int8` or `int4`."""
+    """Name of the build: `fp32`, `int8`, `int4`, or that of a student, for example `int8-l2-f50`."""
     uri: _builtins.str
     """Folder of the build, self-contained for serving."""
     digest: _builtins.str
