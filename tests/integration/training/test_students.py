@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from services.kit.engine import LOGITS, open_encoder
 from services.kit.storage.signing import MANIFEST, TrustedKeys
@@ -21,6 +23,15 @@ from tests.integration.training.jobs import marker_spec, work
 
 _SMALL = Student(layers=1, feed_forward=0.5, vocabulary=18)
 _PLAIN = replace(_SMALL, precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of two threads differ in the last bit from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ _MODELS: dict[str, tuple[Any, Any]] = {
 # Every token is in them.
 _TEXTS = [[2, *(4 + (7 * at + step * at % 5 + step) % (_VOCABULARY - 4) for step in range(3 + at % 6)), 3]
           for at in range(96)]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Sums of two threads differ in the last bit from run to run."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def _teacher(family: str = "bert", *, each_token: bool = False) -> Any:
