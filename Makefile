@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii bench-ingest stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii bench-students bench-ingest stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -121,6 +121,9 @@ bench-augment: setup ## what each augmenter brings with 300 training rows, into 
 		from services.kit.config import home_dir; \
 		prepare(Home(home_dir()), ['reviews', 'bge-small-zh', 'cilin', 'homophones'])"
 	$(BIN)/python -m benchmarks.augmentation
+
+bench-students: setup ## small students of a classifier: accuracy, latency and size, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.students
 
 bench-pii: setup ## recall, precision and speed of masking, beside Presidio, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.pii
