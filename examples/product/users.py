@@ -30,6 +30,8 @@ class Customers:
     feedback: list[str] = field(default_factory=list)
     """Ids of the answers that someone judged, and the mesh acknowledged."""
     corrections: int = 0
+    exhausted: bool = False
+    """Whether there are no more tickets of a kind: no one asks any more."""
     _began: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - a simulation
 
@@ -42,7 +44,11 @@ class Customers:
         tickets: Iterator[Ticket] = self.world.stream()
         async with asyncio.TaskGroup() as calls:
             due = time.monotonic()
-            while not stop.is_set() and (ticket := next(tickets, None)) is not None:
+            while not stop.is_set():
+                ticket = next(tickets, None)
+                if ticket is None:
+                    self.exhausted = True
+                    return
                 calls.create_task(self._one(ticket, f"customer-{self._random.randrange(CUSTOMERS)}"))
                 due += self._random.expovariate(self.per_s)
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
