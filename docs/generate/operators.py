@@ -41,7 +41,8 @@ augmenter. It is erased with its parent.
 Placeholders such as `[PHONE]`, addresses, whatever has a digit, names, negations, what `term_map` writes and the terms
 under `keep` stay as they are, and what a negation negates stays beside it. A variant is dropped, and counted in the
 version and its card, if its text is that of any collected record or of another variant (also of a record of another
-label), or if it or its parent is a near duplicate of a text that is measured on.
+label), or if it or its parent is a near duplicate of a text that is measured on. An encoder and a classifier can
+[check the meaning](written-variants.md#checks-of-the-meaning).
 """
 AUGMENTERS_TABLES = """
 ## Tables

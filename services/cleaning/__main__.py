@@ -14,11 +14,13 @@ from services.cleaning.adapters.announcer import BusAnnouncer
 from services.cleaning.adapters.answer_store import SqlAnswerStore
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.loss_store import SqlLossStore
+from services.cleaning.adapters.models import AllModels
 from services.cleaning.adapters.pushed_records import BusPushedRecords
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.served_models import ServedModels
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.adapters.synonym_tables import FolderTables
+from services.cleaning.adapters.translator import Translators
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
@@ -66,9 +68,10 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
     registry = default_registry(pseudonym_key(settings.pseudonym_key_file))
     models = ServedModels(NetworkRules(split_list(settings.augment_hosts)), os.environ.get, settings.augment_timeout_s)
     recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
+    translators = Translators(settings.augment_timeout_s)
     rewriting = Rewriting(
         SqlAnswerStore(engine),
-        models,
+        AllModels(models, translators),
         clock,
         calls_at_once=settings.augment_calls,
         patience_s=settings.augment_patience_s,
@@ -130,7 +133,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         tasks=[lambda: run_builder(builder), lambda: run_rewriting(rewriting)],
         stopping=[publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
-        closers=[pool.close, backlog.close, publisher.close, engine.dispose],
+        closers=[pool.close, translators.close, backlog.close, publisher.close, engine.dispose],
     )
 
 

@@ -15,7 +15,8 @@ class CleaningSettings(ServiceSettings):
 
     data_dir: Path = Field(
         default_factory=lambda: home_dir() / "data",
-        description="folder of the prepared example data, and of tables of synonyms: `<name>/synonyms.txt`",
+        description="folder of the prepared example data, of tables of synonyms (`<name>/synonyms.txt`) and of models "
+        "that translate (`<name>/config.json`)",
     )
     pseudonym_key_file: Path | None = Field(
         None,

@@ -20,6 +20,8 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
 from infra.stack.topology import PARTS, SERVICES
+from services.cleaning.adapters.served_models import ServedModels
+from services.cleaning.engine.rewriter import Question, ServedModel
 from services.kit.network_rules import NetworkRules
 from services.pipeline.adapters.judge_calls import JudgeCalls
 from services.pipeline.domain.capture import CapturedAnswer
@@ -117,6 +119,14 @@ def test_a_small_model_as_a_judge_gives_a_verdict_or_none_and_nothing_else(mesh:
         return opinion.tokens
 
     assert asyncio.run(tokens()) > 20
+
+
+def test_a_small_model_writes_a_variant_or_ends_at_its_limit(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    """As an augmenter asks; what the variant is worth is not tested."""
+    served = ServedModel(f"http://{mesh.stack.address('gateway_http')}/v1", MODEL, "TIDEMILL_AUGMENT_KEY_MESH")
+    models = ServedModels(NetworkRules(["127.0.0.1:*"]), lambda _: mesh.key, timeout_s=120)
+    answer = asyncio.run(models.ask(Question(served, ARTICLE, 60, 0.7, 5, ("news", "r1"), 1)))
+    assert bool(answer.text) != (answer.dropped == "cut_off")
 
 
 def test_a_missing_model_is_not_found_everywhere(mesh: Mesh, client: openai.OpenAI) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, delete, false, select
 
 from services.cleaning.adapters.record_store import key_parts, upsert_statement
 from services.cleaning.adapters.tables import model_answers, raw_records
-from services.cleaning.engine.rewriter import Answer, Question
+from services.cleaning.engine.rewriter import Answer, Query
 from services.kit.storage.database import read_only, translate_database_errors
 
 
@@ -25,7 +25,7 @@ class SqlAnswerStore:
         with translate_database_errors(), self._reads.connect() as connection:
             return {key: Answer(text, dropped, detail) for key, text, dropped, detail in connection.execute(query)}
 
-    def keep(self, dataset: str, question: Question, answer: Answer) -> None:
+    def keep(self, dataset: str, question: Query, answer: Answer) -> None:
         """See the port."""
         source, record_id = question.record
         row = {

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
-from services.cleaning.domain.augmentation import AugmentSpec
+from services.cleaning.domain.augmentation import AugmentSpec, LabelFilter, SimilarityFilter
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -106,7 +106,16 @@ def _augment_of(value: Mapping[str, Any] | None) -> AugmentSpec | None:
     if value is None:
         return None
     operators = tuple(OperatorSpec(item["name"], item["params"]) for item in value["operators"])
-    return AugmentSpec(operators, value["seed"], value["per_record"], value["rate"], tuple(value["keep"]))
+    similarity, labels = value.get("similarity"), value.get("labels")
+    return AugmentSpec(
+        operators,
+        value["seed"],
+        value["per_record"],
+        value["rate"],
+        tuple(value["keep"]),
+        SimilarityFilter(**similarity) if similarity else None,
+        LabelFilter(**labels) if labels else None,
+    )
 
 
 def dataset_row(dataset: Dataset) -> dict[str, Any]:

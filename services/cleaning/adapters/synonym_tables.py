@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
-from services.cleaning.engine.augmenter import SynonymTable
+from services.cleaning.adapters.translator import find_translator
+from services.cleaning.engine.augmenter import SynonymTable, Translator
 
 FILE: Final = "synonyms.txt"
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -20,10 +21,14 @@ _MAX_BYTES: Final = 64 << 20
 
 
 class FolderTables:
-    """Implements `services.cleaning.engine.augmenter.Tables`: `<folder>/<name>/synonyms.txt`."""
+    """Implements `services.cleaning.engine.augmenter.Tables`: `<folder>/<name>/synonyms.txt`, and folders of models."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    def translator(self, name: str) -> Translator:
+        """See the protocol."""
+        return find_translator(self._folder, name)
 
     def synonyms(self, name: str) -> SynonymTable:
         """See the protocol. A changed file is read again."""

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from services.cleaning.app.ports import SnapshotRow
 from services.cleaning.domain.augmentation import OPERATOR_COLUMN, PARENT_COLUMN, variant_id
 from services.cleaning.domain.record import RecordKey
-from services.cleaning.engine.augmentation import Augmentation, Draft
+from services.cleaning.engine.augmentation import Augmentation, Draft, server_of
 from services.cleaning.engine.contamination import near_to
 from services.cleaning.engine.content_keys import content_keys
 from services.cleaning.engine.limits import MAX_TEXT_BYTES, utf8_size
 from services.cleaning.engine.operator import SetRecord
-from services.cleaning.engine.rewriter import MAX_PARENT_CHARS, Answer, Answers, Rewriter
+from services.cleaning.engine.rewriter import (
+    MAX_PARENT_CHARS,
+    Answer,
+    Answers,
+    Comparison,
+    Labelling,
+    Rewriter,
+    ServedModel,
+)
 from services.cleaning.engine.words import kept_parts
 from services.kit.ids import sha256_hex
 from services.kit.network_rules import is_this_machine
@@ -34,6 +42,8 @@ _TAKEN, _TOO_LARGE, _FAILED = "id_taken", "too_large", "augmenter_failed"
 # An answer that cannot be used has a reason of its own.
 _PRIVATE, _PERSONAL, _TOO_LONG, _OVER_LIMIT = "private", "personal_data", "too_long_to_ask", "over_max_calls"
 _KEPT_CHANGED = "kept_part_changed"
+# Of those that models check: the meaning is too far from the parent's; the label is not the parent's, or it has none.
+_DRIFTED, _LABEL_CHANGED, _NO_LABEL = "drifted", "label_changed", "no_label"
 
 
 _mask = mask_of(DEFAULT_MASKS)
@@ -99,7 +109,12 @@ def make_variants(
                 dropped[_TAKEN] += 1
             else:
                 wanted.append(_Wanted(parent, draft, draft.text))
-    wanted = _written(augmentation, wanted, answers or Answers(), private, dropped)
+    answers = answers if answers is not None else Answers()
+    wanted = _written(augmentation, wanted, answers, private, dropped)
+    if answers.missing:
+        # What is a duplicate, and so is not checked, is known once every text is there.
+        return Variants()
+    origin: dict[RecordKey, SnapshotRow] = {}
     made: list[SnapshotRow] = []
     for each in wanted:
         parent, maker = each.parent, each.draft.maker
@@ -112,6 +127,7 @@ def make_variants(
             marks = {PARENT_COLUMN: parent.record_id, OPERATOR_COLUMN: maker.name}
             name = variant_id(parent.record_id, each.draft.number)
             made.append(SnapshotRow(name, parent.source, each.text, {**parent.attributes, **marks}))
+            origin[parent.source, name] = parent
     # The texts of rejected records count, too: one of another label may have been dropped as a conflict.
     known = {*content_keys([record.text for record in records]), *content_keys(unseen)}
     fresh: list[SnapshotRow] = []
@@ -124,7 +140,46 @@ def make_variants(
     close = near_to(unseen, [row.text for row in fresh])
     if close:
         dropped[_NEAR] += len(close)
-    return Variants([row for at, row in enumerate(fresh) if at not in close], dict(sorted(dropped.items())))
+    kept: list[SnapshotRow] = []
+    for row in (row for at, row in enumerate(fresh) if at not in close):
+        why = _failed_check(augmentation, row, origin[row.source, row.record_id], answers, private)
+        if why == "":
+            kept.append(row)
+        elif why is not None:
+            dropped[why] += 1
+    return Variants(kept, dict(sorted(dropped.items())))
+
+
+def _failed_check(
+    augmentation: Augmentation,
+    row: SnapshotRow,
+    parent: SnapshotRow,
+    answers: Answers,
+    private: Collection[RecordKey],
+) -> str | None:
+    """Why a variant is dropped by what models say of it; empty if it is not, None if one has still to be asked."""
+    key = parent.source, parent.record_id
+    if (similarity := augmentation.spec.similarity) is not None:
+        encoder = server_of(similarity)
+        if why := _not_sent(encoder, similarity.private or key not in private, parent.text, row.text):
+            return why
+        answer = answers.of(Comparison(encoder, parent.text, row.text, key))
+        if answer is None or answer.dropped:
+            return answer.dropped if answer is not None else None
+        if float(answer.text) < similarity.min_cosine:
+            return _DRIFTED
+    if (labels := augmentation.spec.labels) is not None:
+        classifier, label = server_of(labels), parent.attributes.get(labels.attribute)
+        if not label:
+            return _NO_LABEL
+        if why := _not_sent(classifier, labels.private or key not in private, row.text):
+            return why
+        answer = answers.of(Labelling(classifier, row.text, key))
+        if answer is None or answer.dropped:
+            return answer.dropped if answer is not None else None
+        if answer.text != label:
+            return _LABEL_CHANGED
+    return ""
 
 
 def _written(
@@ -141,7 +196,9 @@ def _written(
         maker = each.draft.maker
         if not isinstance(maker, Rewriter):
             ready[at] = each
-        elif why := _kept_here(maker, each, private):
+        elif maker.server is not None and (
+            why := _not_sent(maker.server, maker.private or each.key not in private, each.parent.text)
+        ):
             dropped[why] += 1
         else:
             by_rewriter.setdefault(augmentation.makers.index(maker), []).append(at)
@@ -171,17 +228,20 @@ def _written(
     return [ready[at] for at in sorted(ready)]
 
 
-def _kept_here(rewriter: Rewriter[Any], wanted: _Wanted, private: Collection[RecordKey]) -> str:
-    """Why a text is not sent to a model; empty if it is, or if it stays in this service anyway."""
-    server, text = rewriter.server, wanted.parent.text
-    if server is None:
-        return ""
-    if len(text) > MAX_PARENT_CHARS:
+def _not_sent(server: ServedModel, may_leave: bool, *texts: str) -> str:
+    """Why texts are not sent to a model; empty if they are.
+
+    Args:
+        server: the model.
+        may_leave: whether they may go to another machine.
+        texts: what would be sent.
+    """
+    if any(len(text) > MAX_PARENT_CHARS for text in texts):
         return _TOO_LONG
-    if wanted.key in private and not rewriter.private and not is_this_machine(server.address):
+    if not may_leave and not is_this_machine(server.address):
         return _PRIVATE
     # Whatever the recipe masks or leaves.
-    return _PERSONAL if _mask(text) != text else ""
+    return _PERSONAL if any(_mask(text) != text for text in texts) else ""
 
 
 def _answer(rewriter: Rewriter[Any], wanted: _Wanted, seed: int, answers: Answers) -> Answer | None:
@@ -209,6 +269,8 @@ def described(augmentation: Augmentation, variants: Variants) -> dict[str, Any]:
         "per_record": spec.per_record,
         "rate": spec.rate,
         "keep": list(spec.keep),
+        **({"similarity": asdict(spec.similarity)} if spec.similarity else {}),
+        **({"labels": asdict(spec.labels)} if spec.labels else {}),
         "variants": variants.counts,
         "dropped": dict(variants.dropped),
     }

@@ -257,8 +257,7 @@ class Builder:
             part = missing[start : start + _CLEANED_AT_ONCE]
             judged += zip(part, recipe.clean_batch((r.text, r.attributes) for r in part), strict=True)
         self._update(version, Progress("deduplicate", 0, len(rows)))
-        rewrites = augmentation is not None and augmentation.rewrites
-        answers = Answers(self._rewriting.known(version.dataset)) if rewrites else Answers()
+        answers = Answers(self._rewriting.known(version.dataset))
         content = compose_snapshot(version.dataset, spec, recipe, judged, augmentation, answers)
         if answers.missing:
             asking = self._rewriting.begin(version.name, version.dataset, answers.missing.values())
@@ -278,20 +277,20 @@ class Builder:
         self._update(version, Progress("write", 0, len(rows)))
         summary = self._snapshots.write(content)
         # What no variant needs any more is not kept: its record has changed, or is gone.
-        self._rewriting.forget(version.dataset, answers.known.keys() - answers.used)
+        self._rewriting.forget(version.dataset, answers.known.keys() - answers.used.keys())
         return summary, False
 
     def _check_usable(self, dataset: str, answers: Answers) -> None:
-        """Refuses a set without variants because no answer can be used: then something is wrong with the model."""
-        used = [answers.known[key] for key in answers.used]
-        if used and all(answer.dropped for answer in used):
-            self._rewriting.forget(dataset, answers.used)
-            raise FailedPreconditionError(
-                f"Not one of {len(used)} answers of the models that write variants can be used: "
-                f"{used[0].detail or used[0].dropped}",
-                reason="AUGMENTATION_UNUSABLE",
-                metadata={"reason": used[0].dropped},
-            )
+        """Refuses a set for which a model has no answer that can be used: then something is wrong with the model."""
+        for kind in sorted(set(answers.used.values())):
+            used = [answers.known[key] for key, other in answers.used.items() if other == kind]
+            if all(answer.dropped for answer in used):
+                self._rewriting.forget(dataset, answers.used)
+                raise FailedPreconditionError(
+                    f"Not one of {len(used)} answers of {kind} can be used: {used[0].detail or used[0].dropped}",
+                    reason="AUGMENTATION_UNUSABLE",
+                    metadata={"reason": used[0].dropped},
+                )
 
     def _update(self, version: DatasetVersion, progress: Progress) -> None:
         now = self._clock.now()

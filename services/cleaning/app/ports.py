@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from services.cleaning.domain.dataset import Dataset, DatasetVersion, ImportCount, SnapshotSummary
 from services.cleaning.domain.record import Erased, RawRecord, RecordKey, Rejection, Verdict, Withdrawal
-from services.cleaning.engine.rewriter import Answer, Question
+from services.cleaning.engine.rewriter import Answer, Query
 from services.kit.bus.port import LostMessages
 
 
@@ -212,7 +212,7 @@ class AnswerStore(Protocol):
         """All of a data set."""
         ...
 
-    def keep(self, dataset: str, question: Question, answer: Answer) -> None:
+    def keep(self, dataset: str, question: Query, answer: Answer) -> None:
         """Stores an answer, durably; a repeat changes nothing.
 
         Nothing is stored about a record that was erased or withdrawn in the meantime.
@@ -227,7 +227,7 @@ class AnswerStore(Protocol):
 class Models(Protocol):
     """The models that write variants."""
 
-    async def ask(self, question: Question) -> Answer:
+    async def ask(self, question: Query) -> Answer:
         """The answer to a question, or why it cannot be used.
 
         Raises:

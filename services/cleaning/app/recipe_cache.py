@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from services.cleaning.domain.dataset import DatasetSpec
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.engine.augmentation import Augmentation, Servers, compile_augmentation
-from services.cleaning.engine.augmenter import SynonymTable, Tables
+from services.cleaning.engine.augmenter import SynonymTable, Tables, Translator
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.registry import Registry, default_augmenters
 from services.kit.ids import content_digest
@@ -76,6 +76,10 @@ class _NoTables:
     def synonyms(self, name: str) -> SynonymTable:
         """See the protocol."""
         raise LookupError(f"{name!r} is not there: this service was started without a folder of tables")
+
+    def translator(self, name: str) -> Translator:
+        """See the protocol."""
+        raise LookupError(f"{name!r} is not there: this service was started without a folder of models")
 
 
 def _standard_terms(operators: Sequence[OperatorSpec]) -> set[str]:

@@ -16,7 +16,7 @@ from functools import partial
 from itertools import count
 
 from services.cleaning.app.ports import AnswerStore, Models
-from services.cleaning.engine.rewriter import Answer, Question
+from services.cleaning.engine.rewriter import Answer, Query
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, TidemillError, explained, is_retryable
 from services.kit.failure import Failure
@@ -34,7 +34,7 @@ class Asking:
     """The questions of a version: those that are left, how many are answered, and what it waits for or failed by."""
 
     dataset: str
-    left: deque[Question]
+    left: deque[Query]
     total: int
     began: float
     done: int = 0
@@ -73,7 +73,7 @@ class Rewriting:
         """The answers of a data set."""
         return self._store.answers(dataset)
 
-    def begin(self, version: str, dataset: str, questions: Iterable[Question]) -> Asking:
+    def begin(self, version: str, dataset: str, questions: Iterable[Query]) -> Asking:
         """Has questions of a version asked."""
         left = deque(questions)
         asking = Asking(dataset, left, len(left), self._clock.monotonic())
@@ -107,7 +107,7 @@ class Rewriting:
         await asyncio.gather(*(self._ask(version, asking, question) for question in batch))
         return True
 
-    async def _ask(self, version: str, asking: Asking, question: Question) -> None:
+    async def _ask(self, version: str, asking: Asking, question: Query) -> None:
         what = f"a variant of {version}"
 
         async def pause(seconds: float) -> None:

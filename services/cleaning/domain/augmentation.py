@@ -16,6 +16,28 @@ _VARIANT = re.compile(r"(.+)~([1-9]\d?)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
+class SimilarityFilter:
+    """Keeps variants whose embedding by an encoder has at least this cosine with their parent's."""
+
+    address: str
+    model: str
+    min_cosine: float
+    key_env: str = ""
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFilter:
+    """Keeps variants that a classifier gives the label of their parent."""
+
+    address: str
+    model: str
+    attribute: str = "label"
+    key_env: str = ""
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AugmentSpec:
     """How variants are made: operators of which each variant takes one, and for how many records."""
 
@@ -27,6 +49,8 @@ class AugmentSpec:
     """Share of the training records that get variants, above 0 and up to 1."""
     keep: tuple[str, ...] = ()
     """Terms that no operator changes."""
+    similarity: SimilarityFilter | None = None
+    labels: LabelFilter | None = None
 
 
 def variant_id(parent: str, number: int) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from services.cleaning.domain.augmentation import AugmentSpec
+from services.cleaning.domain.augmentation import AugmentSpec, LabelFilter, SimilarityFilter
 from services.cleaning.domain.recipe import RecipeError
 from services.cleaning.domain.record import RecordKey
 from services.cleaning.engine.augmenter import Augmenter, Draw, Tables, VariantMaker
@@ -55,11 +55,6 @@ class Augmentation:
     def chosen(self, record: RecordKey) -> bool:
         """Whether a record of the training part gets variants."""
         return Draw(str(self.spec.seed), *record).below(1_000_000) < self.spec.rate * 1_000_000
-
-    @property
-    def rewrites(self) -> bool:
-        """Whether a model may be asked."""
-        return any(isinstance(each, Rewriter) for each in self.makers)
 
     def drafts(self, record: RecordKey, text: str) -> Iterator[Draft]:
         """The variants of a record.
@@ -111,10 +106,15 @@ def compile_augmentation(
     if not 0 < spec.rate <= 1:
         raise RecipeError.at(f"{_PLACE}.rate", f"must be above 0 and at most 1, not {spec.rate:g}")
     makers = [registry.build(each, number, f"{_PLACE}.operators", tables) for number, each in enumerate(spec.operators)]
-    for number, each in enumerate(makers):
-        server = each.server if isinstance(each, Rewriter) else None
+    asked = [
+        (f"operators[{number}].params.address", each.server)
+        for number, each in enumerate(makers)
+        if isinstance(each, Rewriter)
+    ]
+    asked += [(f"{name}.address", server_of(check)) for name, check in _checks(spec).items()]
+    for field, server in asked:
         if server is not None and (why := servers.refused(server) if servers else "is not asked by this service"):
-            raise RecipeError.at(f"{_PLACE}.operators[{number}].params.address", f"{each.name}: {why}")
+            raise RecipeError.at(f"{_PLACE}.{field}", why)
     canonical = [
         {
             "name": maker.name,
@@ -125,5 +125,16 @@ def compile_augmentation(
         for maker in makers
     ]
     kept = sorted({*spec.keep, *terms})
-    digest = content_digest([canonical, spec.seed, spec.per_record, spec.rate, kept])
+    checks = {name: asdict(check) for name, check in _checks(spec).items()}
+    digest = content_digest([canonical, spec.seed, spec.per_record, spec.rate, kept, *([checks] if checks else [])])
     return Augmentation(spec, digest, canonical, makers, Terms(kept))
+
+
+def _checks(spec: AugmentSpec) -> dict[str, SimilarityFilter | LabelFilter]:
+    checks = {"similarity": spec.similarity, "labels": spec.labels}
+    return {name: check for name, check in checks.items() if check is not None}
+
+
+def server_of(check: SimilarityFilter | LabelFilter) -> ServedModel:
+    """The model that a check asks."""
+    return ServedModel(check.address, check.model, check.key_env)

@@ -70,14 +70,30 @@ class SynonymTable:
     groups: Sequence[tuple[str, Sequence[str]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Translator:
+    """A seq2seq model of this machine that translates in one direction: its folder, and the digest of its files."""
+
+    folder: str
+    digest: str
+
+
 class Tables(Protocol):
-    """Tables by name, as recipes name them."""
+    """Tables and models of this machine by name, as recipes name them."""
 
     def synonyms(self, name: str) -> SynonymTable:
         """A table of synonyms.
 
         Raises:
             LookupError: there is none of this name; it says where it was looked for and what to do.
+        """
+        ...
+
+    def translator(self, name: str) -> Translator:
+        """A model that translates.
+
+        Raises:
+            LookupError: there is none of this name, or it cannot be used; it says why and what to do.
         """
         ...
 

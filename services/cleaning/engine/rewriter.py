@@ -15,10 +15,14 @@ from typing import ClassVar, Final, TypeVar
 from pydantic import Field
 
 from services.cleaning.domain.record import RecordKey
-from services.cleaning.engine.augmenter import VariantMaker
+from services.cleaning.engine.augmenter import Translator, VariantMaker
 from services.cleaning.engine.operator import Params
 from services.kit.ids import content_digest
 
+KEY_ENV: Final = r"^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$"
+"""Names of variables with keys: no other, so that a pipeline file cannot send another secret of the service."""
+REFUSED, EMPTY, CUT_OFF = "refused", "empty", "cut_off"
+"""Why an answer is not used: the text is refused, or the response says nothing; it is empty; its end is missing."""
 MAX_PARENT_CHARS: Final = 16_000
 """Longer texts are not sent to a model."""
 
@@ -36,19 +40,27 @@ class ServedModel:
 class Question:
     """What a model is asked for a variant of a record."""
 
-    model: ServedModel
+    model: ServedModel | Translator
     prompt: str
     max_tokens: int
     temperature: float
     seed: int
     record: RecordKey
     number: int
+    step: int = 0
 
     @cached_property
     def key(self) -> str:
         """Identifies it; of the model by address and name, not by its key."""
-        asked = [self.model.address, self.model.model, self.prompt, self.max_tokens, self.temperature, self.seed]
+        model = self.model
+        who = [model.digest] if isinstance(model, Translator) else [model.address, model.model]
+        asked = [*who, self.prompt, self.max_tokens, self.temperature, self.seed]
         return content_digest([*asked, *self.record, self.number])
+
+    @property
+    def kind(self) -> str:
+        """Who is asked, for errors."""
+        return "the models that translate back" if self.step else "the models that write variants"
 
     @property
     def sampling_seed(self) -> int:
@@ -56,9 +68,44 @@ class Question:
         return int(self.key[:8], 16) >> 1
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """An encoder is asked how close a variant is to its parent; the answer is the cosine of their embeddings."""
+
+    model: ServedModel
+    parent: str
+    text: str
+    record: RecordKey
+    kind: ClassVar[str] = "the encoder that compares variants with their parents"
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies it, like a question."""
+        return content_digest(["cosine", self.model.address, self.model.model, self.parent, self.text, *self.record])
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """A classifier is asked for the label of a variant."""
+
+    model: ServedModel
+    text: str
+    record: RecordKey
+    kind: ClassVar[str] = "the classifier that labels variants"
+
+    @cached_property
+    def key(self) -> str:
+        """Identifies it, like a question."""
+        return content_digest(["label", self.model.address, self.model.model, self.text, *self.record])
+
+
+Query = Question | Comparison | Labelling
+"""What a model is asked about a record."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model wrote; or why it is not used, as a reason and in a sentence."""
+    """What a model wrote or found; or why it is not used, as a reason and in a sentence."""
 
     text: str
     dropped: str = ""
@@ -70,16 +117,17 @@ class Answers:
     """The answers that are there, by the key of their question; notes what it was asked for."""
 
     known: Mapping[str, Answer] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
-    missing: dict[str, Question] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    """Key and kind of the questions whose answers were used."""
+    missing: dict[str, Query] = field(default_factory=dict)
 
-    def of(self, question: Question) -> Answer | None:
+    def of(self, question: Query) -> Answer | None:
         """The answer to a question; None if it has still to be asked."""
         answer = self.known.get(question.key)
         if answer is None:
             self.missing[question.key] = question
         else:
-            self.used.add(question.key)
+            self.used[question.key] = question.kind
         return answer
 
 
@@ -102,10 +150,10 @@ class Rewriter(VariantMaker[W]):
     def question(self, step: int, text: str, record: RecordKey, number: int, seed: int) -> Question:
         """The question of a step, from 0, about a text."""
         model, prompt = self.ask(step, text)
-        return Question(model, prompt, self.params.max_tokens, self.temperature, seed, record, number)
+        return Question(model, prompt, self.params.max_tokens, self.temperature, seed, record, number, step)
 
     @abstractmethod
-    def ask(self, step: int, text: str) -> tuple[ServedModel, str]:
+    def ask(self, step: int, text: str) -> tuple[ServedModel | Translator, str]:
         """The model of a step, and what it is asked."""
 
     @property
@@ -124,16 +172,12 @@ class Rewriter(VariantMaker[W]):
         """Whether texts of the data class `private` may go to another machine."""
 
 
-# No other variable, so that a pipeline file cannot send another secret of the service's environment.
-_KEY_ENV: Final = r"^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$"
-
-
 class ServedParams(RewriterParams):
     """Which model is asked, and what may be sent to it."""
 
     address: str = Field(min_length=1, max_length=1024)
     model: str = Field(min_length=1, max_length=256)
-    key_env: str = Field("", pattern=_KEY_ENV)
+    key_env: str = Field("", pattern=KEY_ENV)
     temperature: float = Field(0.7, ge=0, le=2)
     private: bool = False
 

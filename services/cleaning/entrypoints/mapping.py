@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
@@ -11,7 +12,7 @@ from tidemill.cleaning.v1 import dataset_pb2
 
 from services.cleaning.app.explanations import DatasetExplanation
 from services.cleaning.app.ports import Placement, RejectedRow, Variant
-from services.cleaning.domain.augmentation import AugmentSpec
+from services.cleaning.domain.augmentation import AugmentSpec, LabelFilter, SimilarityFilter
 from services.cleaning.domain.dataset import (
     AwaitedImport,
     Dataset,
@@ -60,7 +61,20 @@ def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
 def augment_from(message: dataset_pb2.AugmentSpec) -> AugmentSpec:
     """How variants are made."""
     operators = tuple(operator_from(item) for item in message.operators)
-    return AugmentSpec(operators, message.seed, message.per_record or 1, message.rate or 1.0, tuple(message.keep))
+    asked, named = message.similarity, message.labels
+    return AugmentSpec(
+        operators,
+        message.seed,
+        message.per_record or 1,
+        message.rate or 1.0,
+        tuple(message.keep),
+        SimilarityFilter(asked.address, asked.model, asked.min_cosine, asked.key_env, asked.private)
+        if message.HasField("similarity")
+        else None,
+        LabelFilter(named.address, named.model, named.attribute or "label", named.key_env, named.private)
+        if message.HasField("labels")
+        else None,
+    )
 
 
 def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
@@ -79,6 +93,8 @@ def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
             per_record=augment.per_record,
             rate=augment.rate,
             keep=augment.keep,
+            similarity=dataset_pb2.SimilarityFilter(**asdict(augment.similarity)) if augment.similarity else None,
+            labels=dataset_pb2.LabelFilter(**asdict(augment.labels)) if augment.labels else None,
         )
         if augment
         else None,

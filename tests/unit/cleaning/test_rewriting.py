@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from services.cleaning.adapters.rows import dataset_of, dataset_row
+from services.cleaning.adapters.synonym_tables import FolderTables
 from services.cleaning.app.ports import Arrival
-from services.cleaning.domain.augmentation import AugmentSpec
-from services.cleaning.domain.dataset import DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
+from services.cleaning.domain.augmentation import AugmentSpec, LabelFilter, SimilarityFilter
+from services.cleaning.domain.dataset import Dataset, DatasetSpec, DatasetVersion, HoldoutSpec, VersionState
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.domain.record import Withdrawal
-from services.cleaning.engine.rewriter import Answer
+from services.cleaning.engine.augmentation import compile_augmentation
+from services.cleaning.engine.registry import own_augmenters
+from services.cleaning.engine.rewriter import Answer, Question, ServedModel
+from services.cleaning.entrypoints.mapping import spec_from, spec_to
 from services.kit import retrying
 from tests.recipes import parse_operators
 from tests.unit.cleaning.test_use_cases import NAME, Harness, arrival
@@ -255,7 +263,7 @@ async def test_what_can_be_asked_is_bounded_and_the_same_each_time(bench: Bench)
     [
         ("finish", "length", "max_tokens"),
         ("body", b"not json", "not JSON"),
-        ("body", b'{"choices": []}', "no choices[0]"),
+        ("body", b'{"choices": []}', "has not the expected form"),
         ("body", b'{"choices": [{"message": {"content": "a \\ud800 b"}}]}', "lone surrogate"),
         ("status", 400, "status 400"),
         ("write", lambda _: "  \n", "empty"),
@@ -302,7 +310,7 @@ async def test_private_texts_leave_this_machine_only_where_the_file_says_so(benc
     await asyncio.to_thread(bench.harness.builder.step)
     asking = bench.harness.rewriting.of(name)
     assert asking is not None
-    assert [question.prompt for question in asking.left] == ["a private room"]
+    assert [each.prompt for each in asking.left if isinstance(each, Question)] == ["a private room"]
 
 
 async def test_an_erased_record_takes_what_was_written_of_it_along(bench: Bench) -> None:
@@ -341,6 +349,92 @@ async def test_what_a_changed_or_withdrawn_record_no_longer_needs_is_not_kept(be
     await bench.build()
     written = sorted(answer.text for answer in bench.harness.answers.answers(NAME).values())
     assert written == ["the first room is new, said again", "the third room, said again"]
+
+
+async def test_variants_that_drift_or_change_their_label_are_dropped(bench: Bench) -> None:
+    written = {
+        "the room was clean": "clean was the room",
+        "the staff was good": "the staff was not good",
+        "quiet garden": "zzz zzzz",
+        "a river": "a river, a river",
+    }
+    bench.server.write = written.__getitem__
+    host = bench.server.address.removesuffix("/v1")
+    similarity = SimilarityFilter(bench.server.address, "encoder", 0.8)
+    labels = LabelFilter(host, "models/reviews")
+    bench.put(similarity=similarity, labels=labels)
+    bench.collect(*list(written)[:3], label="good")
+    bench.collect("a river", first=3)
+    version = await bench.build()
+    assert bench.variants(version) == {"r000~1": "clean was the room"}
+    assert version.snapshot is not None
+    assert version.snapshot.dropped_variants == {"drifted": 1, "label_changed": 1, "no_label": 1}
+    assert len(bench.server.compared) == 4
+    # One that drifted, or whose parent has no label, is not labelled.
+    labelled = sorted(body["texts"][0] for body in bench.server.labelled)
+    assert labelled == ["clean was the room", "the staff was not good"]
+    assert {body["model"] for body in bench.server.labelled} == {"reviews"}
+    bench.collect("the river was clean", first=9, label="good")
+    bench.server.write = lambda prompt: f"{prompt} again"
+    await bench.build()
+    assert (len(bench.server.compared), len(bench.server.labelled)) == (5, 3)
+
+
+async def test_words_that_change_by_themselves_are_checked_too(bench: Bench) -> None:
+    similarity = SimilarityFilter(bench.server.address, "encoder", 0.999)
+    augment = AugmentSpec(
+        (OperatorSpec("synonym_replacement", {"groups": [["clean", "tidy"], ["big", "gib"]]}),), similarity=similarity
+    )
+    bench.harness.datasets.put(NAME, DatasetSpec(("news",), (), HoldoutSpec(0.0), augment=augment))
+    bench.collect("a clean room", "a big room")
+    version = await bench.build()
+    assert bench.variants(version) == {"r001~1": "a gib room"}
+    assert version.snapshot is not None
+    assert version.snapshot.dropped_variants == {"drifted": 1}
+    assert bench.server.asked == []
+
+
+async def test_a_check_of_which_no_answer_can_be_used_fails_the_build(bench: Bench) -> None:
+    bench.put(similarity=SimilarityFilter(bench.server.address, "encoder", 0.8))
+    bench.collect(text_of(1), text_of(2))
+    bench.server.check_status = 400
+    version = await bench.build()
+    assert version.failure is not None
+    assert version.failure.reason == "AUGMENTATION_UNUSABLE"
+    assert "the encoder that compares variants" in version.failure.message
+
+
+def test_the_checks_are_part_of_the_digest_and_survive_every_form() -> None:
+    checked = AugmentSpec(
+        (OperatorSpec("random_deletion"),),
+        similarity=SimilarityFilter("http://127.0.0.1:1/v1", "encoder", 0.8, "TIDEMILL_AUGMENT_KEY_A", True),
+        labels=LabelFilter("http://127.0.0.1:1", "models/reviews", "topic"),
+    )
+    spec = DatasetSpec(("news",), (), augment=checked)
+    assert spec_from(spec_to(spec)) == spec
+    moment = datetime.now(UTC)
+    row = dataset_row(Dataset(NAME, spec, "d", moment, moment))
+    row["spec"] = json.loads(json.dumps(row["spec"]))
+    assert dataset_of(row).spec == spec  # type: ignore[arg-type]  # a row is read like a mapping
+    made = [
+        compile_augmentation(own_augmenters(), each, FolderTables(Path("/nowhere")), (), AllListed()).digest
+        for each in (checked, replace(checked, labels=None), replace(checked, similarity=None, labels=None))
+    ]
+    assert len(set(made)) == 3
+
+
+class AllListed:
+    """Every address may be asked."""
+
+    def refused(self, model: ServedModel) -> str:
+        return ""
+
+
+def test_an_address_that_a_check_may_not_ask_is_named(harness: Harness) -> None:
+    augment = AugmentSpec((OperatorSpec("random_deletion"),), labels=LabelFilter("http://10.0.0.1", "models/reviews"))
+    with pytest.raises(RecipeError, match="is not in TIDEMILL_AUGMENT_HOSTS") as caught:
+        harness.datasets.put(NAME, DatasetSpec(("news",), (), augment=augment))
+    assert [violation.field for violation in caught.value.violations] == ["augment.labels.address"]
 
 
 def paraphrase(**params: Any) -> AugmentSpec:

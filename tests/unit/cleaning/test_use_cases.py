@@ -16,9 +16,12 @@ from sqlalchemy import Engine
 from services.cleaning.adapters.answer_store import SqlAnswerStore
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.loss_store import SqlLossStore
+from services.cleaning.adapters.models import AllModels
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.served_models import ServedModels
 from services.cleaning.adapters.snapshots import FolderSnapshots
+from services.cleaning.adapters.synonym_tables import FolderTables
+from services.cleaning.adapters.translator import Translators
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
@@ -120,14 +123,18 @@ class Harness:
         self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
         self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
         self.folder, self.losses = folder, SqlLossStore(engine)
-        self.answers, self.secrets, self.patience_s = SqlAnswerStore(engine), dict[str, str](), 60.0
+        self.answers, self.secrets = SqlAnswerStore(engine), dict[str, str]()
+        self.patience_s, self.idle_s = 60.0, 60.0
         self.restart()
 
     def restart(self) -> None:
         """A new process on the same state."""
         models = ServedModels(NetworkRules(["127.0.0.1:*", "models.invalid:*"]), self.secrets.get, timeout_s=5)
-        recipes = RecipeCache(default_registry(), servers=models)
-        self.rewriting = Rewriting(self.answers, models, self.clock, calls_at_once=2, patience_s=self.patience_s)
+        recipes = RecipeCache(default_registry(), FolderTables(self.folder / "data"), models)
+        self.translators = Translators(timeout_s=120, idle_s=self.idle_s)
+        every = AllModels(models, self.translators)
+        self.recipes = recipes
+        self.rewriting = Rewriting(self.answers, every, self.clock, calls_at_once=2, patience_s=self.patience_s)
         self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         versions = self.datasets_store

@@ -23,6 +23,9 @@ class WriterServer:
     body: bytes | None = None
     """Instead of a response."""
     asked: list[dict[str, Any]] = field(default_factory=list)
+    compared: list[dict[str, Any]] = field(default_factory=list)
+    labelled: list[dict[str, Any]] = field(default_factory=list)
+    check_status: int = 200
     keys: set[str] = field(default_factory=set)
     at_once: int = 0
     most_at_once: int = 0
@@ -34,6 +37,23 @@ class WriterServer:
     def prompts(self) -> list[str]:
         """What it was asked to write."""
         return [body["messages"][0]["content"] for body in self.asked]
+
+    async def embed(self, request: web.Request) -> web.Response:
+        """`/v1/embeddings`: how often each letter of the alphabet occurs."""
+        body = await request.json()
+        self.compared.append(body)
+        letters = "abcdefghijklmnopqrstuvwxyz"
+        vectors = [[float(text.count(letter)) for letter in letters] for text in body["input"]]
+        data = [{"index": at, "embedding": vector} for at, vector in enumerate(vectors)]
+        # Their order is not promised.
+        return web.json_response({"data": data[::-1]}, status=self.check_status)
+
+    async def predict(self, request: web.Request) -> web.Response:
+        """`/v1/predict`."""
+        body = await request.json()
+        self.labelled.append(body)
+        labels = [{"label": "bad" if "not" in text.split() else "good"} for text in body["texts"]]
+        return web.json_response({"predictions": labels}, status=self.check_status)
 
     async def chat(self, request: web.Request) -> web.Response:
         """`/v1/chat/completions`."""
@@ -59,6 +79,7 @@ class WriterServer:
 async def writer_server() -> AsyncIterator[WriterServer]:
     """A server on a free port of this machine."""
     found = WriterServer()
-    async with http_server({"/v1/chat/completions": found.chat}) as port:
+    posts = {"/v1/chat/completions": found.chat, "/v1/embeddings": found.embed, "/v1/predict": found.predict}
+    async with http_server(posts) as port:
         found.address = f"http://127.0.0.1:{port}/v1"
         yield found

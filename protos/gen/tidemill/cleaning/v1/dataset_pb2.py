@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tidemill.common.v1 import failure_pb2 as tidemill_dot_common_dot_v1_dot_failure__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidemill/cleaning/v1/dataset.proto\x12\x14tidemill.cleaning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"d\n\x0cOperatorSpec\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"V\n\x0bHoldoutSpec\x12)\n\x08\x66raction\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\xcd\xcc\xcc\xcc\xcc\xcc\xec?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\x0bmax_records\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xd1\x01\n\x0b\x41ugmentSpec\x12\x41\n\toperators\x18\x01 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x15\n\x04seed\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\nper_record\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x10(\x00\x12%\n\x04rate\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\"\n\x04keep\x18\x05 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\x90N\x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\"\xbb\x03\n\x0b\x44\x61tasetSpec\x12>\n\x07sources\x18\x01 \x03(\tB-\xbaH*\x92\x01\'\x08\x01\x10@\x18\x01\"\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9._-]{0,63}$\x12@\n\toperators\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x32\n\x07holdout\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.HoldoutSpec\x12\x43\n\x13required_attributes\x18\x04 \x03(\tB&\xbaH#\x92\x01 \x10@\x18\x01\"\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12$\n\x10\x66\x65\x65\x64\x62\x61\x63k_sources\x18\x05 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10\x08\x18\x01\x12\"\n\x0epushed_sources\x18\x06 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10@\x18\x01\x12\x32\n\x07\x61ugment\x18\x07 \x01(\x0b\x32!.tidemill.cleaning.v1.AugmentSpec\x12\x33\n\nnew_labels\x18\x08 \x01(\x0b\x32\x1f.tidemill.cleaning.v1.NewLabels\"F\n\tNewLabels\x12\x1c\n\x0bmin_records\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1b\n\nmin_people\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\"\xc1\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x04spec\x18\x04 \x01(\x0b\x32!.tidemill.cleaning.v1.DatasetSpec\x12\x15\n\rrecipe_digest\x18\x05 \x01(\t\"\xa8\t\n\x0e\x44\x61tasetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x05state\x18\x04 \x01(\x0e\x32*.tidemill.cleaning.v1.DatasetVersion.State\x12/\n\x04spec\x18\x05 \x01(\x0b\x32!.tidemill.cleaning.v1.DatasetSpec\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x0b\n\x03uri\x18\x07 \x01(\t\x12\x12\n\nrecords_in\x18\x08 \x01(\x03\x12\x13\n\x0btrain_count\x18\t \x01(\x03\x12\x15\n\rholdout_count\x18\n \x01(\x03\x12V\n\x12rejected_by_reason\x18\x0b \x03(\x0b\x32:.tidemill.cleaning.v1.DatasetVersion.RejectedByReasonEntry\x12.\n\x08progress\x18\x0c \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12,\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x0e\n\x06reused\x18\x0e \x01(\x08\x12\x17\n\x0fwithdrawn_count\x18\x0f \x01(\x03\x12\x15\n\rchanged_count\x18\x10 \x01(\x03\x12Q\n\x0f\x66\x65\x65\x64\x62\x61\x63k_counts\x18\x11 \x03(\x0b\x32\x38.tidemill.cleaning.v1.DatasetVersion.FeedbackCountsEntry\x12\x14\n\x0c\x65rased_count\x18\x12 \x01(\x03\x12O\n\x0evariant_counts\x18\x13 \x03(\x0b\x32\x37.tidemill.cleaning.v1.DatasetVersion.VariantCountsEntry\x12^\n\x16\x64ropped_variant_counts\x18\x14 \x03(\x0b\x32>.tidemill.cleaning.v1.DatasetVersion.DroppedVariantCountsEntry\x1a\x37\n\x15RejectedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x35\n\x13\x46\x65\x65\x64\x62\x61\x63kCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x34\n\x12VariantCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a;\n\x19\x44roppedVariantCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_BUILDING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"tidemill/cleaning/v1/dataset.proto\x12\x14tidemill.cleaning.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tidemill/common/v1/failure.proto\"d\n\x0cOperatorSpec\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12\'\n\x06params\x18\x02 \x01(\x0b\x32\x17.google.protobuf.Struct\"V\n\x0bHoldoutSpec\x12)\n\x08\x66raction\x18\x01 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\xcd\xcc\xcc\xcc\xcc\xcc\xec?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\x1c\n\x0bmax_records\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xc0\x02\n\x0b\x41ugmentSpec\x12\x41\n\toperators\x18\x01 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\n\xbaH\x07\x92\x01\x04\x08\x01\x10\x10\x12\x15\n\x04seed\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x1d\n\nper_record\x18\x03 \x01(\x05\x42\t\xbaH\x06\x1a\x04\x18\x10(\x00\x12%\n\x04rate\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00\x12\"\n\x04keep\x18\x05 \x03(\tB\x14\xbaH\x11\x92\x01\x0e\x10\x90N\x18\x01\"\x07r\x05\x10\x01\x18\x80\x01\x12:\n\nsimilarity\x18\x06 \x01(\x0b\x32&.tidemill.cleaning.v1.SimilarityFilter\x12\x31\n\x06labels\x18\x07 \x01(\x0b\x32!.tidemill.cleaning.v1.LabelFilter\"\xcb\x01\n\x10SimilarityFilter\x12\x1b\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x12\x19\n\x05model\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x02\x12+\n\nmin_cosine\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00\x12\x41\n\x07key_env\x18\x04 \x01(\tB0\xbaH-r+2)^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$\x12\x0f\n\x07private\x18\x05 \x01(\x08\"\x9f\x02\n\x0bLabelFilter\x12\x1b\n\x07\x61\x64\x64ress\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x12j\n\x05model\x18\x02 \x01(\tB[\xbaHXrV2T^models/[a-z0-9][a-z0-9-]{0,63}(/versions/([1-9][0-9]{0,17}|[a-z][a-z0-9-]{0,31}))?$\x12\x33\n\tattribute\x18\x03 \x01(\tB \xbaH\x1dr\x1b\x32\x19^([a-z][a-z0-9_]{0,63})?$\x12\x41\n\x07key_env\x18\x04 \x01(\tB0\xbaH-r+2)^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$\x12\x0f\n\x07private\x18\x05 \x01(\x08\"\xbb\x03\n\x0b\x44\x61tasetSpec\x12>\n\x07sources\x18\x01 \x03(\tB-\xbaH*\x92\x01\'\x08\x01\x10@\x18\x01\"\x1fr\x1d\x32\x1b^[a-z0-9][a-z0-9._-]{0,63}$\x12@\n\toperators\x18\x02 \x03(\x0b\x32\".tidemill.cleaning.v1.OperatorSpecB\t\xbaH\x06\x92\x01\x03\x10\x80\x01\x12\x32\n\x07holdout\x18\x03 \x01(\x0b\x32!.tidemill.cleaning.v1.HoldoutSpec\x12\x43\n\x13required_attributes\x18\x04 \x03(\tB&\xbaH#\x92\x01 \x10@\x18\x01\"\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,63}$\x12$\n\x10\x66\x65\x65\x64\x62\x61\x63k_sources\x18\x05 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10\x08\x18\x01\x12\"\n\x0epushed_sources\x18\x06 \x03(\tB\n\xbaH\x07\x92\x01\x04\x10@\x18\x01\x12\x32\n\x07\x61ugment\x18\x07 \x01(\x0b\x32!.tidemill.cleaning.v1.AugmentSpec\x12\x33\n\nnew_labels\x18\x08 \x01(\x0b\x32\x1f.tidemill.cleaning.v1.NewLabels\"F\n\tNewLabels\x12\x1c\n\x0bmin_records\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\x12\x1b\n\nmin_people\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x01\"\xc1\x01\n\x07\x44\x61taset\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x04spec\x18\x04 \x01(\x0b\x32!.tidemill.cleaning.v1.DatasetSpec\x12\x15\n\rrecipe_digest\x18\x05 \x01(\t\"\xa8\t\n\x0e\x44\x61tasetVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0bupdate_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x05state\x18\x04 \x01(\x0e\x32*.tidemill.cleaning.v1.DatasetVersion.State\x12/\n\x04spec\x18\x05 \x01(\x0b\x32!.tidemill.cleaning.v1.DatasetSpec\x12\x0e\n\x06\x64igest\x18\x06 \x01(\t\x12\x0b\n\x03uri\x18\x07 \x01(\t\x12\x12\n\nrecords_in\x18\x08 \x01(\x03\x12\x13\n\x0btrain_count\x18\t \x01(\x03\x12\x15\n\rholdout_count\x18\n \x01(\x03\x12V\n\x12rejected_by_reason\x18\x0b \x03(\x0b\x32:.tidemill.cleaning.v1.DatasetVersion.RejectedByReasonEntry\x12.\n\x08progress\x18\x0c \x01(\x0b\x32\x1c.tidemill.common.v1.Progress\x12,\n\x07\x66\x61ilure\x18\r \x01(\x0b\x32\x1b.tidemill.common.v1.Failure\x12\x0e\n\x06reused\x18\x0e \x01(\x08\x12\x17\n\x0fwithdrawn_count\x18\x0f \x01(\x03\x12\x15\n\rchanged_count\x18\x10 \x01(\x03\x12Q\n\x0f\x66\x65\x65\x64\x62\x61\x63k_counts\x18\x11 \x03(\x0b\x32\x38.tidemill.cleaning.v1.DatasetVersion.FeedbackCountsEntry\x12\x14\n\x0c\x65rased_count\x18\x12 \x01(\x03\x12O\n\x0evariant_counts\x18\x13 \x03(\x0b\x32\x37.tidemill.cleaning.v1.DatasetVersion.VariantCountsEntry\x12^\n\x16\x64ropped_variant_counts\x18\x14 \x03(\x0b\x32>.tidemill.cleaning.v1.DatasetVersion.DroppedVariantCountsEntry\x1a\x37\n\x15RejectedByReasonEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x35\n\x13\x46\x65\x65\x64\x62\x61\x63kCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a\x34\n\x12VariantCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x1a;\n\x19\x44roppedVariantCountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"j\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTATE_BUILDING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x12\x13\n\x0fSTATE_CANCELLED\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -51,6 +51,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_AUGMENTSPEC'].fields_by_name['rate']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
   _globals['_AUGMENTSPEC'].fields_by_name['keep']._loaded_options = None
   _globals['_AUGMENTSPEC'].fields_by_name['keep']._serialized_options = b'\272H\021\222\001\016\020\220N\030\001\"\007r\005\020\001\030\200\001'
+  _globals['_SIMILARITYFILTER'].fields_by_name['address']._loaded_options = None
+  _globals['_SIMILARITYFILTER'].fields_by_name['address']._serialized_options = b'\272H\007r\005\020\001\030\200\010'
+  _globals['_SIMILARITYFILTER'].fields_by_name['model']._loaded_options = None
+  _globals['_SIMILARITYFILTER'].fields_by_name['model']._serialized_options = b'\272H\007r\005\020\001\030\200\002'
+  _globals['_SIMILARITYFILTER'].fields_by_name['min_cosine']._loaded_options = None
+  _globals['_SIMILARITYFILTER'].fields_by_name['min_cosine']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?!\000\000\000\000\000\000\000\000'
+  _globals['_SIMILARITYFILTER'].fields_by_name['key_env']._loaded_options = None
+  _globals['_SIMILARITYFILTER'].fields_by_name['key_env']._serialized_options = b'\272H-r+2)^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$'
+  _globals['_LABELFILTER'].fields_by_name['address']._loaded_options = None
+  _globals['_LABELFILTER'].fields_by_name['address']._serialized_options = b'\272H\007r\005\020\001\030\200\010'
+  _globals['_LABELFILTER'].fields_by_name['model']._loaded_options = None
+  _globals['_LABELFILTER'].fields_by_name['model']._serialized_options = b'\272HXrV2T^models/[a-z0-9][a-z0-9-]{0,63}(/versions/([1-9][0-9]{0,17}|[a-z][a-z0-9-]{0,31}))?$'
+  _globals['_LABELFILTER'].fields_by_name['attribute']._loaded_options = None
+  _globals['_LABELFILTER'].fields_by_name['attribute']._serialized_options = b'\272H\035r\0332\031^([a-z][a-z0-9_]{0,63})?$'
+  _globals['_LABELFILTER'].fields_by_name['key_env']._loaded_options = None
+  _globals['_LABELFILTER'].fields_by_name['key_env']._serialized_options = b'\272H-r+2)^(TIDEMILL_AUGMENT_KEY_[A-Z0-9_]{1,64})?$'
   _globals['_DATASETSPEC'].fields_by_name['sources']._loaded_options = None
   _globals['_DATASETSPEC'].fields_by_name['sources']._serialized_options = b'\272H*\222\001\'\010\001\020@\030\001\"\037r\0352\033^[a-z0-9][a-z0-9._-]{0,63}$'
   _globals['_DATASETSPEC'].fields_by_name['operators']._loaded_options = None
@@ -78,23 +94,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDOUTSPEC']._serialized_start=288
   _globals['_HOLDOUTSPEC']._serialized_end=374
   _globals['_AUGMENTSPEC']._serialized_start=377
-  _globals['_AUGMENTSPEC']._serialized_end=586
-  _globals['_DATASETSPEC']._serialized_start=589
-  _globals['_DATASETSPEC']._serialized_end=1032
-  _globals['_NEWLABELS']._serialized_start=1034
-  _globals['_NEWLABELS']._serialized_end=1104
-  _globals['_DATASET']._serialized_start=1107
-  _globals['_DATASET']._serialized_end=1300
-  _globals['_DATASETVERSION']._serialized_start=1303
-  _globals['_DATASETVERSION']._serialized_end=2495
-  _globals['_DATASETVERSION_REJECTEDBYREASONENTRY']._serialized_start=2162
-  _globals['_DATASETVERSION_REJECTEDBYREASONENTRY']._serialized_end=2217
-  _globals['_DATASETVERSION_FEEDBACKCOUNTSENTRY']._serialized_start=2219
-  _globals['_DATASETVERSION_FEEDBACKCOUNTSENTRY']._serialized_end=2272
-  _globals['_DATASETVERSION_VARIANTCOUNTSENTRY']._serialized_start=2274
-  _globals['_DATASETVERSION_VARIANTCOUNTSENTRY']._serialized_end=2326
-  _globals['_DATASETVERSION_DROPPEDVARIANTCOUNTSENTRY']._serialized_start=2328
-  _globals['_DATASETVERSION_DROPPEDVARIANTCOUNTSENTRY']._serialized_end=2387
-  _globals['_DATASETVERSION_STATE']._serialized_start=2389
-  _globals['_DATASETVERSION_STATE']._serialized_end=2495
+  _globals['_AUGMENTSPEC']._serialized_end=697
+  _globals['_SIMILARITYFILTER']._serialized_start=700
+  _globals['_SIMILARITYFILTER']._serialized_end=903
+  _globals['_LABELFILTER']._serialized_start=906
+  _globals['_LABELFILTER']._serialized_end=1193
+  _globals['_DATASETSPEC']._serialized_start=1196
+  _globals['_DATASETSPEC']._serialized_end=1639
+  _globals['_NEWLABELS']._serialized_start=1641
+  _globals['_NEWLABELS']._serialized_end=1711
+  _globals['_DATASET']._serialized_start=1714
+  _globals['_DATASET']._serialized_end=1907
+  _globals['_DATASETVERSION']._serialized_start=1910
+  _globals['_DATASETVERSION']._serialized_end=3102
+  _globals['_DATASETVERSION_REJECTEDBYREASONENTRY']._serialized_start=2769
+  _globals['_DATASETVERSION_REJECTEDBYREASONENTRY']._serialized_end=2824
+  _globals['_DATASETVERSION_FEEDBACKCOUNTSENTRY']._serialized_start=2826
+  _globals['_DATASETVERSION_FEEDBACKCOUNTSENTRY']._serialized_end=2879
+  _globals['_DATASETVERSION_VARIANTCOUNTSENTRY']._serialized_start=2881
+  _globals['_DATASETVERSION_VARIANTCOUNTSENTRY']._serialized_end=2933
+  _globals['_DATASETVERSION_DROPPEDVARIANTCOUNTSENTRY']._serialized_start=2935
+  _globals['_DATASETVERSION_DROPPEDVARIANTCOUNTSENTRY']._serialized_end=2994
+  _globals['_DATASETVERSION_STATE']._serialized_start=2996
+  _globals['_DATASETVERSION_STATE']._serialized_end=3102
 # @@protoc_insertion_point(module_scope)

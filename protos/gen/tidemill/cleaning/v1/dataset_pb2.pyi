@@ -91,6 +91,8 @@ class AugmentSpec(_message.Message):
     PER_RECORD_FIELD_NUMBER: _builtins.int
     RATE_FIELD_NUMBER: _builtins.int
     KEEP_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     seed: _builtins.int
     """From which all random choices follow: equal content gives equal variants."""
     per_record: _builtins.int
@@ -105,6 +107,14 @@ class AugmentSpec(_message.Message):
     def keep(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Terms that no augmenter changes; what `term_map` writes is kept anyway, as are placeholders, numbers and negations."""
 
+    @_builtins.property
+    def similarity(self) -> Global___SimilarityFilter:
+        """Drops variants whose meaning is too far from their parent's; none when left out."""
+
+    @_builtins.property
+    def labels(self) -> Global___LabelFilter:
+        """Drops variants that a classifier does not give their parent's label; none when left out."""
+
     def __init__(
         self,
         *,
@@ -113,14 +123,94 @@ class AugmentSpec(_message.Message):
         per_record: _builtins.int = ...,
         rate: _builtins.float = ...,
         keep: _abc.Iterable[_builtins.str] | None = ...,
+        similarity: Global___SimilarityFilter | None = ...,
+        labels: Global___LabelFilter | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "similarity", b"similarity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "operators", b"operators", "per_record", b"per_record", "rate", b"rate", "seed", b"seed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keep", b"keep", "labels", b"labels", "operators", b"operators", "per_record", b"per_record", "rate", b"rate", "seed", b"seed", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AugmentSpec: _TypeAlias = AugmentSpec  # noqa: Y015
+
+@_typing.final
+class SimilarityFilter(_message.Message):
+    """Compares the embeddings of a variant and its parent."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    MIN_COSINE_FIELD_NUMBER: _builtins.int
+    KEY_ENV_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """OpenAI-compatible URL before `/embeddings`, for example `http://127.0.0.1:8080/v1`. `TIDEMILL_AUGMENT_HOSTS` must list
+    its host.
+    """
+    model: _builtins.str
+    """Name of the encoder there."""
+    min_cosine: _builtins.float
+    """Smallest cosine of a variant that is kept."""
+    key_env: _builtins.str
+    """Environment variable of the cleaning service that holds the API key."""
+    private: _builtins.bool
+    """Whether texts of the data class `private` may go to another machine."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        model: _builtins.str = ...,
+        min_cosine: _builtins.float = ...,
+        key_env: _builtins.str = ...,
+        private: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "key_env", b"key_env", "min_cosine", b"min_cosine", "model", b"model", "private", b"private"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SimilarityFilter: _TypeAlias = SimilarityFilter  # noqa: Y015
+
+@_typing.final
+class LabelFilter(_message.Message):
+    """Has a classifier of a mesh label variants."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    KEY_ENV_FIELD_NUMBER: _builtins.int
+    PRIVATE_FIELD_NUMBER: _builtins.int
+    address: _builtins.str
+    """URL of the gateway, for example `http://127.0.0.1:8080`. `TIDEMILL_AUGMENT_HOSTS` must list its host."""
+    model: _builtins.str
+    """The classifier."""
+    attribute: _builtins.str
+    """Attribute with a record's label; `label` when empty."""
+    key_env: _builtins.str
+    """Environment variable of the cleaning service that holds the API key."""
+    private: _builtins.bool
+    """Whether texts of the data class `private` may go to another machine."""
+    def __init__(
+        self,
+        *,
+        address: _builtins.str = ...,
+        model: _builtins.str = ...,
+        attribute: _builtins.str = ...,
+        key_env: _builtins.str = ...,
+        private: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attribute", b"attribute", "key_env", b"key_env", "model", b"model", "private", b"private"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelFilter: _TypeAlias = LabelFilter  # noqa: Y015
 
 @_typing.final
 class DatasetSpec(_message.Message):
