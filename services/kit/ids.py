@@ -7,7 +7,6 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable
 from typing import Any
 
 ID_PATTERN = "[0-9a-f]{26}"
@@ -55,7 +54,6 @@ def parts_of_record_name(name: str) -> tuple[str, str] | None:
     return (source, record_id) if name.startswith("sources/") and middle else None
 
 
-def record_id(source: str, text: str, attributes: Iterable[tuple[str, str]] = ()) -> str:
+def derived_record_id(content_digest: str) -> str:
     """Id of a record that came without one: equal content from the same source is the same record."""
-    flat = [part for pair in sorted(attributes) for part in pair]
-    return "rec_" + sha256_hex(source, text, *flat)[:32]
+    return f"rec_{content_digest[:32]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.ingest.v1 import ingest_events_pb2 as events
 from tidemill.ingest.v1.record_pb2 import Record
 
@@ -15,6 +16,7 @@ from services.ingest.domain.source_import import Import
 from services.kit.bus.port import DeadLetter, DeadLetterPublisher, OutgoingEvent
 from services.kit.bus.topics import INGEST_EVENTS, RECORDS_RAW
 from services.kit.clock import Clock
+from services.kit.grpc.messages import timestamp
 from services.kit.ids import record_name, sha256_hex
 from services.kit.storage.disk import DiskGuard
 
@@ -85,17 +87,20 @@ class BusRecordSink:
 
 def _ingested(item: Accepted, import_name: str, origin: str, arrival: int) -> OutgoingEvent:
     record = item.record
+    arrived = Timestamp(seconds=arrival // 1_000_000, nanos=arrival % 1_000_000 * 1000)
     message = events.RecordIngested(
-        record=Record(record_id=record.record_id, source=record.source, text=record.text, attributes=record.attributes),
+        record=Record(
+            record_id=record.record_id,
+            source=record.source,
+            text=record.text,
+            attributes=record.attributes,
+            event_time=arrived if record.event_time is None else timestamp(record.event_time),
+        ),
+        ingest_time=arrived,
         import_name=import_name,
         origin=origin,
         arrival=arrival,
     )
-    message.ingest_time.FromMicroseconds(arrival)
-    if record.event_time is None:
-        message.record.event_time.FromMicroseconds(arrival)
-    else:
-        message.record.event_time.FromDatetime(record.event_time)
     return OutgoingEvent(record.name, message, event_id=_event_id(record, import_name), trace=item.trace)
 
 

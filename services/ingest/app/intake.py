@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from services.ingest.app.policies import Policies
@@ -69,7 +68,7 @@ class Intake:
 
     def _identified(self, records: Sequence[Accepted]) -> list[Accepted]:
         """The records under the policies of their sources; an identity that is derived comes from what is published."""
-        return [replace(item, record=item.record.identified()) for item in self._policies.apply(records)]
+        return [Accepted(item.record.identified(), item.trace) for item in self._policies.apply(records)]
 
     def forget_old(self) -> None:
         """Forgets requests whose retention has passed."""

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 
 from services.kit.errors import InvalidArgumentError
-from services.kit.ids import record_id, record_name, sha256_hex
+from services.kit.ids import derived_record_id, record_name, sha256_hex
 
 MAX_TEXT_BYTES = 524_288
 MAX_ATTRIBUTES = 64
@@ -41,12 +41,16 @@ class RawRecord:
     attributes: Mapping[str, str]
     record_id: str = ""
     event_time: datetime | None = None
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def content_digest(self) -> str:
         """sha256 over source, text and attributes."""
-        flat = [part for pair in sorted(self.attributes.items()) for part in pair]
-        return sha256_hex(self.source, self.text, *flat)
+        if not self._digest:
+            flat = [part for pair in sorted(self.attributes.items()) for part in pair]
+            # Identity, event and ledger each need it, and a text may be long.
+            object.__setattr__(self, "_digest", sha256_hex(self.source, self.text, *flat))
+        return self._digest
 
     @property
     def name(self) -> str:
@@ -57,7 +61,11 @@ class RawRecord:
         """The record with its final identity: its own id, else one derived from source and content."""
         if self.record_id:
             return self
-        return replace(self, record_id=record_id(self.source, self.text, self.attributes.items()))
+        made = RawRecord(
+            self.source, self.text, self.attributes, derived_record_id(self.content_digest), self.event_time
+        )
+        object.__setattr__(made, "_digest", self._digest)
+        return made
 
 
 @dataclass(frozen=True, slots=True)

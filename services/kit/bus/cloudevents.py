@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from cloudevents.http import CloudEvent
-from cloudevents.kafka import to_binary
 from google.protobuf.message import DecodeError, Message
 from opentelemetry import propagate
 from opentelemetry.context import Context
@@ -39,33 +37,35 @@ class EncodedEvent:
     headers: list[tuple[str, bytes]]
 
 
-def encode(event: OutgoingEvent, source: str) -> EncodedEvent:
-    """The Kafka message of an event. Its headers carry the event's own trace context, or else the current one.
+def encode(events: Sequence[OutgoingEvent], source: str) -> list[EncodedEvent]:
+    """The Kafka messages of events. Their headers carry an event's own trace context, or else the current one.
 
     Args:
-        event: what happened.
+        events: what happened.
         source: the producing service; the CloudEvents source is `/tidemill/<source>`.
     """
-    attributes = {
-        "id": event.event_id or new_id(),
-        "source": f"/tidemill/{source}",
-        "type": event.message.DESCRIPTOR.full_name,
-        "subject": event.key,
-        "time": datetime.now(UTC).isoformat(),
-        "datacontenttype": PROTOBUF,
-    }
-    message = to_binary(
-        CloudEvent(attributes, event.message.SerializeToString(deterministic=True)),
-        data_marshaller=lambda data: data,
-        key_mapper=lambda _: event.key,
-    )
-    value = message.value
-    assert isinstance(value, bytes)
-    carrier = dict(event.trace)
-    if not carrier:
-        propagate.inject(carrier)
-    headers = [*message.headers.items(), *((name, text.encode()) for name, text in carrier.items())]
-    return EncodedEvent(event.key.encode(), value, headers)
+    current: dict[str, str] = {}
+    propagate.inject(current)
+    shared = [
+        ("content-type", PROTOBUF.encode()),
+        ("ce_specversion", b"1.0"),
+        ("ce_source", f"/tidemill/{source}".encode()),
+        ("ce_time", datetime.now(UTC).isoformat().encode()),
+    ]
+    return [
+        EncodedEvent(
+            event.key.encode(),
+            event.message.SerializeToString(deterministic=True),
+            [
+                *shared,
+                ("ce_id", (event.event_id or new_id()).encode()),
+                ("ce_type", event.message.DESCRIPTOR.full_name.encode()),
+                ("ce_subject", event.key.encode()),
+                *((name, text.encode()) for name, text in (event.trace or current).items()),
+            ],
+        )
+        for event in events
+    ]
 
 
 def decode(delivery: Delivery, kind: type[M]) -> M:

@@ -131,7 +131,7 @@ class KafkaEventPublisher:
         )
         # Background publishing outside any trace starts no trace of its own: its events continue their own traces.
         with span if trace.get_current_span().get_span_context().is_valid else nullcontext():
-            encoded = [encode(event, self._service) for event in events]
+            encoded = encode(events, self._service)
             for event, message in zip(events, encoded, strict=True):
                 size = len(message.value)
                 # Checked before anything is sent, so that a refused batch is not sent in part.

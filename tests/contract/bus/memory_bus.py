@@ -31,7 +31,7 @@ class MemoryBus:
 
     def publish(self, topic: Topic, events: Sequence[OutgoingEvent]) -> None:
         """See `EventPublisher`."""
-        encoded = [encode(event, self._service) for event in events]
+        encoded = encode(events, self._service)
         for event, message in zip(events, encoded, strict=True):
             if len(message.value) > MAX_VALUE_BYTES:
                 raise InvalidArgumentError(f"The event for key {event.key!r} is too large.", reason="EVENT_TOO_LARGE")

@@ -13,7 +13,7 @@ from services.cleaning.domain.dataset import DatasetSpec, HoldoutSpec
 from services.cleaning.domain.record import RawRecord
 from services.cleaning.engine.compiler import compile_recipe
 from services.cleaning.engine.registry import default_registry
-from services.kit.ids import record_id, record_name
+from services.kit.ids import derived_record_id, record_name, sha256_hex
 from services.kit.storage.artifacts import ArtifactStore
 from tests.recipes import parse_operators
 
@@ -24,7 +24,7 @@ def articles() -> list[RawRecord]:
     for path in sorted(folder.rglob("*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
         attributes = {"topic": path.parent.name, "path": path.relative_to(folder).as_posix()}
-        found.append(RawRecord(record_id("bbc", text, attributes.items()), "bbc", text, attributes))
+        found.append(RawRecord(derived_record_id(sha256_hex(text)), "bbc", text, attributes))
     return found
 
 

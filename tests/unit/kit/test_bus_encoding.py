@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from cloudevents.http import CloudEvent
+from cloudevents.kafka import to_binary
 from google.protobuf.wrappers_pb2 import StringValue
 from opentelemetry import context, propagate
 from opentelemetry.context import Context
 
-from services.kit.bus.cloudevents import dead_letter, encode, refusal_headers, trace_context
+from services.kit.bus.cloudevents import PROTOBUF, dead_letter, encode, refusal_headers, trace_context
 from services.kit.bus.port import Delivery, OutgoingEvent
 from services.kit.bus.topics import MAX_MESSAGE_BYTES
 from services.kit.errors import InvalidArgumentError
@@ -19,7 +21,7 @@ CURRENT = "00-33333333333333333333333333333333-4444444444444444-01"
 def headers_of(event: OutgoingEvent) -> dict[str, bytes]:
     token = context.attach(propagate.extract({"traceparent": CURRENT}, Context()))
     try:
-        return dict(encode(event, "ingest").headers)
+        return dict(encode([event], "ingest")[0].headers)
     finally:
         context.detach(token)
 
@@ -31,6 +33,24 @@ def test_an_event_continues_its_own_trace_else_the_current_one() -> None:
     headers = headers_of(OutgoingEvent("k", StringValue(value="x")))
     assert headers["traceparent"].startswith(CURRENT[:36].encode())
     assert headers["ce_subject"] == b"k"
+
+
+def test_an_event_is_what_the_cloudevents_library_makes_of_it() -> None:
+    event = OutgoingEvent("键", StringValue(value="x"), event_id="e-1")
+    [message] = encode([event], "ingest")
+    headers = dict(message.headers)
+    attributes = {
+        "id": "e-1",
+        "source": "/tidemill/ingest",
+        "type": "google.protobuf.StringValue",
+        "subject": "键",
+        "time": headers["ce_time"].decode(),
+        "datacontenttype": PROTOBUF,
+    }
+    found = to_binary(
+        CloudEvent(attributes, event.message.SerializeToString()), lambda data: data, lambda _: event.key.encode()
+    )
+    assert (message.key, message.value, headers) == (found.key, found.value, found.headers)
 
 
 def test_a_dead_letter_keeps_its_headers_and_says_where_it_was() -> None:
