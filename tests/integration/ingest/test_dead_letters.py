@@ -59,7 +59,7 @@ def refused_event(publisher: KafkaEventPublisher, mark: str) -> RecordIngested:
     message = RecordIngested(arrival=1)
     message.record.source, message.record.record_id, message.record.text = mark, "1", f"text of {mark}"
     message.record.event_time.FromSeconds(1_790_000_000)
-    event = encode(OutgoingEvent(f"sources/{mark}/records/1", message, event_id=f"id-{mark}"), "ingest")
+    [event] = encode([OutgoingEvent(f"sources/{mark}/records/1", message, event_id=f"id-{mark}")], "ingest")
     delivery = Delivery(RECORDS_RAW.name, 2, 7, event.key, event.value, dict(event.headers))
     publisher.dead_letter(delivery, InvalidArgumentError("refused by an older recipe", reason=mark))
     return message

@@ -33,7 +33,7 @@ _TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
 
 
 def delivery(message: Any, topic: Topic = TRAINING_EVENTS) -> Delivery:
-    event = encode(OutgoingEvent("k", message), "peer")
+    [event] = encode([OutgoingEvent("k", message)], "peer")
     return Delivery(topic.name, 0, 0, event.key, event.value, dict(event.headers))
 
 
