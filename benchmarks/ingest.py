@@ -92,7 +92,7 @@ def main() -> None:
     arguments = parser.parse_args()
     head = described(("confluent-kafka", "kafka-python", "grpcio", "protobuf"))
     found: dict[str, list[tuple[float, float]]] = {}
-    with ExitStack() as open_, tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tidemill-bench-") as folder, ExitStack() as open_:
         stack = open_.enter_context(running_parts({"kafka"}, Path(folder)))
         ensure_topics(stack.kafka_bootstrap)
         sides: dict[str, Side] = {}
