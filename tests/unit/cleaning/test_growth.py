@@ -17,6 +17,7 @@ from services.cleaning.engine.batch import Batch
 from services.cleaning.engine.limits import MAX_TEXT_BYTES
 from services.cleaning.engine.operator import Operator, RecordOperator, SetOperator, SetRecord
 from services.cleaning.engine.registry import own_augmenters, own_registry
+from services.cleaning.engine.rewriter import Rewriter
 from services.cleaning.engine.words import Terms, Word, split_words
 from services.masking.pii_patterns import KINDS, rules_of
 
@@ -148,7 +149,11 @@ def test_the_time_of_an_operator_grows_with_the_text_and_no_faster(name: str) ->
         assert slow == []
 
 
-@pytest.mark.parametrize("name", AUGMENTERS.names)
+# Those that ask a model do nothing else with a text.
+OWN = [name for name in AUGMENTERS.names if not issubclass(AUGMENTERS.operator_type(name), Rewriter)]
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_the_time_of_an_augmenter_grows_with_the_text_and_no_faster(name: str, tmp_path: Path) -> None:
     (tmp_path / "alike").mkdir()
     (tmp_path / "alike" / "synonyms.txt").write_text("h= 的 地 得\nn= ab abc\n", encoding="utf-8")
