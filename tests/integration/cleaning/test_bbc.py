@@ -24,7 +24,7 @@ def articles() -> list[RawRecord]:
     for path in sorted(folder.rglob("*.txt")):
         text = path.read_text(encoding="utf-8", errors="replace")
         attributes = {"topic": path.parent.name, "path": path.relative_to(folder).as_posix()}
-        found.append(RawRecord(derived_record_id(sha256_hex(text)), "bbc", text, attributes))
+        found.append(RawRecord(derived_record_id(sha256_hex(text, *attributes.values())), "bbc", text, attributes))
     return found
 
 
