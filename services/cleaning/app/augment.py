@@ -197,7 +197,7 @@ def _written(
         if not isinstance(maker, Rewriter):
             ready[at] = each
         elif maker.server is not None and (
-            why := _not_sent(maker.server, maker.private or each.key not in private, each.parent.text)
+            why := _not_sent(maker.server, maker.params.private or each.key not in private, each.parent.text)
         ):
             dropped[why] += 1
         else:

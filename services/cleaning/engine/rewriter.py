@@ -132,8 +132,16 @@ class Answers:
 
 
 class RewriterParams(Params):
-    """`max_tokens`: of an answer. `max_calls`: limit of the questions for one version of a data set."""
+    """How a model is asked, and what may be sent to it.
 
+    `temperature`: 0 for the most probable words. `max_tokens`: of an answer. `max_calls`: limit of the questions for
+    one version of a data set. `key_env`: environment variable with the key of a served model. `private`: whether texts
+    of the data class `private` may go to another machine.
+    """
+
+    key_env: str = Field("", pattern=KEY_ENV)
+    temperature: float = Field(0.7, ge=0, le=2)
+    private: bool = False
     max_tokens: int = Field(256, ge=1, le=4096)
     max_calls: int = Field(1000, ge=1, le=1_000_000)
 
@@ -150,7 +158,7 @@ class Rewriter(VariantMaker[W]):
     def question(self, step: int, text: str, record: RecordKey, number: int, seed: int) -> Question:
         """The question of a step, from 0, about a text."""
         model, prompt = self.ask(step, text)
-        return Question(model, prompt, self.params.max_tokens, self.temperature, seed, record, number, step)
+        return Question(model, prompt, self.params.max_tokens, self.params.temperature, seed, record, number, step)
 
     @abstractmethod
     def ask(self, step: int, text: str) -> tuple[ServedModel | Translator, str]:
@@ -158,47 +166,5 @@ class Rewriter(VariantMaker[W]):
 
     @property
     @abstractmethod
-    def temperature(self) -> float:
-        """0 for the most probable words."""
-
-    @property
-    @abstractmethod
     def server(self) -> ServedModel | None:
         """The model that texts are sent to; None if they stay in this service."""
-
-    @property
-    @abstractmethod
-    def private(self) -> bool:
-        """Whether texts of the data class `private` may go to another machine."""
-
-
-class ServedParams(RewriterParams):
-    """Which model is asked, and what may be sent to it."""
-
-    address: str = Field(min_length=1, max_length=1024)
-    model: str = Field(min_length=1, max_length=256)
-    key_env: str = Field("", pattern=KEY_ENV)
-    temperature: float = Field(0.7, ge=0, le=2)
-    private: bool = False
-
-
-S = TypeVar("S", bound=ServedParams)
-
-
-class ServedRewriter(Rewriter[S]):
-    """Has variants written by a served language model."""
-
-    @property
-    def temperature(self) -> float:
-        """See the base class."""
-        return self.params.temperature
-
-    @property
-    def server(self) -> ServedModel:
-        """See the base class."""
-        return ServedModel(self.params.address, self.params.model, self.params.key_env)
-
-    @property
-    def private(self) -> bool:
-        """See the base class."""
-        return self.params.private

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from services.cleaning.engine.augmenter import Tables, Translator
 from services.cleaning.engine.operator import ParamsError
-from services.cleaning.engine.rewriter import KEY_ENV, Rewriter, RewriterParams, ServedModel
+from services.cleaning.engine.rewriter import Rewriter, RewriterParams, ServedModel
 
 _PROMPT: Final = (
     "Translate the following text into {language}. Keep every number, and every part in square brackets as it is. "
@@ -34,10 +34,7 @@ class BackTranslationParams(RewriterParams):
     model: str = Field("", max_length=256)
     language: str = Field("", max_length=64)
     through: str = Field("", max_length=64)
-    key_env: str = Field("", pattern=KEY_ENV)
-    temperature: float = Field(0.7, ge=0, le=2)
     max_calls: int = Field(1000, ge=2, le=1_000_000)
-    private: bool = False
 
 
 class BackTranslation(Rewriter[BackTranslationParams]):
@@ -80,17 +77,7 @@ class BackTranslation(Rewriter[BackTranslationParams]):
         return served, _PROMPT.replace("{language}", language).replace("{text}", text)
 
     @property
-    def temperature(self) -> float:
-        """See the base class."""
-        return self.params.temperature
-
-    @property
     def server(self) -> ServedModel | None:
         """See the base class."""
         params = self.params
         return None if self._translators else ServedModel(params.address, params.model, params.key_env)
-
-    @property
-    def private(self) -> bool:
-        """See the base class."""
-        return self.params.private

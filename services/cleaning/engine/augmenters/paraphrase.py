@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import Field, field_validator
 
-from services.cleaning.engine.rewriter import ServedModel, ServedParams, ServedRewriter
+from services.cleaning.engine.rewriter import Rewriter, RewriterParams, ServedModel
 
 _PLACE: Final = "{text}"
 _PROMPT: Final = (
@@ -15,7 +15,7 @@ _PROMPT: Final = (
 )
 
 
-class ParaphraseParams(ServedParams):
+class ParaphraseParams(RewriterParams):
     """`address` and `model`: an OpenAI-compatible URL before `/chat/completions`, and the model's name there.
 
     `prompt`: what it is asked, with `{text}` where the text belongs. `key_env`: environment variable of the cleaning
@@ -24,6 +24,8 @@ class ParaphraseParams(ServedParams):
     another machine.
     """
 
+    address: str = Field(min_length=1, max_length=1024)
+    model: str = Field(min_length=1, max_length=256)
     prompt: str = Field(_PROMPT, min_length=1, max_length=8000)
 
     @field_validator("prompt")
@@ -34,10 +36,15 @@ class ParaphraseParams(ServedParams):
         return prompt
 
 
-class Paraphrase(ServedRewriter[ParaphraseParams]):
+class Paraphrase(Rewriter[ParaphraseParams]):
     """Has a served language model say the text in other words."""
 
     params_type = ParaphraseParams
+
+    @property
+    def server(self) -> ServedModel:
+        """See the base class."""
+        return ServedModel(self.params.address, self.params.model, self.params.key_env)
 
     def ask(self, step: int, text: str) -> tuple[ServedModel, str]:
         """See the base class."""
