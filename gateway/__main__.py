@@ -35,7 +35,6 @@ from gateway.keys.usage import FILE_NAME, UsageTable
 from gateway.metrics import BatchRequests, Refusals
 from gateway.peers import Peers
 from gateway.plane import DataPlane
-from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
 from infra.stack.private import place_secret
 from services.kit.bus.kafka import answers
@@ -43,6 +42,7 @@ from services.kit.clock import SystemClock
 from services.kit.config import UNIX, load_settings, state_dir
 from services.kit.runtime.service import Service, run_service
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.process_metrics import ProcessMetrics
 from services.kit.threads import in_thread
 from services.kit.tls import ServerTls
 from services.serving.entrypoints.answers import answer_handlers
@@ -121,7 +121,7 @@ async def build(settings: GatewaySettings, metrics: RequestMetrics) -> Service:
     several = settings.gateway_processes > 1
     messages = MessageBudget(settings.message_limits)
     processes = ProcessMetrics(
-        metrics.registry, settings.gateway_sockets, settings.gateway_process, settings.gateway_processes
+        metrics.registry, "gateway", settings.gateway_sockets, settings.gateway_process, settings.gateway_processes
     )
     refusals = Refusals(metrics.registry)
     checked = ring if settings.auth else None

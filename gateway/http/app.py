@@ -41,9 +41,9 @@ from gateway.keys.limiter import KeyLimiter
 from gateway.keys.ring import KeyRing
 from gateway.peers import Peers
 from gateway.plane import DataPlane
-from gateway.processes import ProcessMetrics
 from services.kit.errors import InvalidArgumentError, NotFoundError, TidemillError
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.process_metrics import ProcessMetrics
 
 _DESCRIPTION = (
     "HTTP API of a Tidemill mesh: OpenAI-compatible chat and embeddings, KServe V2, records and feedback. "

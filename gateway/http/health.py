@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from gateway.health import PartsHealth
 from gateway.http.calls import json_response
 from gateway.http.door import from_this_machine
-from gateway.processes import ProcessMetrics
+from services.kit.telemetry.process_metrics import ProcessMetrics
 
 
 def health_routes(health: PartsHealth, processes: ProcessMetrics) -> APIRouter:
@@ -30,6 +31,6 @@ def health_routes(health: PartsHealth, processes: ProcessMetrics) -> APIRouter:
 
     @router.get("/metrics", summary="Prometheus metrics")
     async def prometheus() -> Response:
-        return Response(await processes.exposition(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(processes.exposition), media_type=CONTENT_TYPE_LATEST)
 
     return router

@@ -24,7 +24,7 @@ from infra.stack.lock import AlreadyRunningError
 from infra.stack.mesh_user import become_mesh_user
 from infra.stack.private import UMASK, private_folder
 from infra.stack.supervisor import Supervisor
-from infra.stack.topology import NAMES, specs
+from infra.stack.topology import NAMES, scalings, specs, windows
 from services.kit.config import disk_reserve, home_dir, state_dir
 from services.kit.errors import TidemillError
 
@@ -49,7 +49,10 @@ def main(arguments: list[str] | None = None) -> int:
         if options.log:
             _write_to(layout.state.logs / "supervisor.log")
         chores = () if os.environ.get("TIDEMILL_PEER_CERT") else (partial(certificates.place, layout.state.peer_keys),)
-        return asyncio.run(_run(Supervisor(layout, specs(layout, only), chores=chores)))
+        supervisor = Supervisor(
+            layout, specs(layout, only), chores=chores, scalings=scalings(layout, only), windows=windows()
+        )
+        return asyncio.run(_run(supervisor))
     except AlreadyRunningError as error:
         logging.error("%s", error.message)
         return EXIT_ALREADY_RUNNING

@@ -65,5 +65,7 @@ class ChildSpec:
     stop_grace_s: float = 20.0
     alive: Callable[[Addresses], None] | None = None
     """Like `probe`, for a child that was ready: whether a restart would help. None means `probe`."""
+    standby: bool = False
+    """Whether it is started only when the load asks for it; the stack is ready, and continues, without it."""
     liveness_s: float = 30.0
     """A child that was ready and fails every probe for this long is killed and started again."""

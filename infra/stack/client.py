@@ -204,7 +204,7 @@ def status(state: Path, home: Path) -> StackState:
     stack = read_state(layout)
     if not stack.running:
         return stack
-    by_name = {spec.name: spec for spec in specs(stack.layout)}
+    by_name = {spec.name: spec for spec in specs(stack.layout, running=stack.children.keys())}
     with ThreadPoolExecutor(max_workers=max(1, len(stack.children))) as pool:
         probed = pool.map(
             lambda item: (item[0], _probe(item[1], by_name.get(item[0]), stack.addresses)), stack.children.items()
@@ -213,6 +213,8 @@ def status(state: Path, home: Path) -> StackState:
 
 
 def _probe(child: ChildState, spec: ChildSpec | None, addresses: Addresses) -> ChildState:
+    if child.phase is ChildPhase.STANDBY:
+        return dataclasses.replace(child, healthy=True)
     if spec is None or child.phase is not ChildPhase.READY:
         return dataclasses.replace(child, healthy=False, health=child.last_error or child.phase.value)
     try:

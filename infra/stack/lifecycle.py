@@ -93,9 +93,10 @@ class ChildRunner:
         """
         self.spec = spec
         self.log = log
-        self.state = ChildState(log=str(log))
+        self.state = ChildState(ChildPhase.STANDBY if spec.standby else ChildPhase.WAITING, log=str(log))
         self.ready = asyncio.Event()
-        self.was_ready = False
+        # Whether it failed before it was ever ready matters only for what the stack cannot do without.
+        self.was_ready = spec.standby
         self._timeouts = timeouts
         self._changed = changed
         self._failed = failed
@@ -131,6 +132,14 @@ class ChildRunner:
             pause = self._pause()
             logger.warning("%s %s; it starts again in %.1f s", self.spec.name, reason, pause)
             await asyncio.sleep(pause)
+
+    async def stand_by(self) -> None:
+        """Stops the child in order until it is supervised again; `supervise` must have been cancelled before."""
+        self.ready.clear()
+        await self.stop()
+        self._process = self._program = None
+        self._failures = 0
+        self._set(phase=ChildPhase.STANDBY, started_at=None, ready_at=None, failing_since=None)
 
     async def stop(self) -> None:
         """Stops the child in order; `supervise` must have been cancelled before."""

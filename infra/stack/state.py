@@ -45,6 +45,8 @@ class ChildPhase(StrEnum):
     RESTARTING = "restarting"
     """It ended unexpectedly; it restarts after a pause."""
     STOPPED = "stopped"
+    STANDBY = "standby"
+    """The load does not ask for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from infra.stack import process as processes
 from infra.stack.addresses import Addresses
+from infra.stack.autoscaler import Scaling, ScalingRule, Windows
 from infra.stack.child import ChildSpec
 from infra.stack.errors import StackError
 from infra.stack.guard import RUN
@@ -25,8 +27,9 @@ from infra.stack.lifecycle import ChildRunner, Timeouts
 from infra.stack.lock import held
 from infra.stack.ports import PortAllocator
 from infra.stack.private import UMASK, private_folder
+from infra.stack.probes import ProbeError
 from infra.stack.sockets import place_sockets
-from infra.stack.state import StackPhase, StackState, StateFile, read_state
+from infra.stack.state import ChildPhase, StackPhase, StackState, StateFile, read_state
 from services.kit.config import disk_reserve
 from services.kit.storage.disk import DiskGuard
 
@@ -63,6 +66,8 @@ class Supervisor:
         specs: Iterable[ChildSpec],
         timeouts: Timeouts | None = None,
         chores: Sequence[Callable[[], object]] = (),
+        scalings: Sequence[Scaling] = (),
+        windows: Windows | None = None,
     ) -> None:
         """Starts nothing yet; `run` starts the children.
 
@@ -71,12 +76,15 @@ class Supervisor:
             specs: the children.
             timeouts: how long to wait for children.
             chores: done about once an hour, in a thread; may fail.
+            scalings: services whose number of processes follows their load.
+            windows: how long a load must last.
         """
         self._layout = layout
         self._specs = tuple(specs)
         self._order = stop_order(self._specs)
         self._timeouts = timeouts or Timeouts()
         self._chores = tuple(chores)
+        self._scalings, self._windows = tuple(scalings), windows or Windows()
         self._stop = asyncio.Event()
         self._failed: asyncio.Future[StackError] | None = None
         self._addresses = Addresses({}, {})
@@ -84,6 +92,8 @@ class Supervisor:
         self._phase = StackPhase.STARTING
         self._error = ""
         self._file = StateFile(layout.state.file)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        """Those that keep a child running, by its name."""
         self._children = {
             spec.name: ChildRunner(
                 spec, layout.state.logs / f"{spec.name}.log", self._timeouts, self._publish, self._fail
@@ -130,19 +140,11 @@ class Supervisor:
         self._failed = loop.create_future()
         # A probe may block for seconds, so each child has its own thread.
         loop.set_default_executor(ThreadPoolExecutor(2 * len(self._specs) + 1, thread_name_prefix="probe"))
-        tasks = [
-            self._supervised(
-                child.supervise(
-                    self._addresses,
-                    self._marks,
-                    [self._children[name].ready for name in child.spec.needs & self._children.keys()],
-                ),
-                name,
-            )
-            for name, child in self._children.items()
-        ]
-        tasks.append(self._supervised(self._keep_house(), "housekeeping"))
-        tasks.append(self._supervised(self._do_chores(), "chores"))
+        for name, child in self._children.items():
+            if not child.spec.standby:
+                self._supervise(name)
+        tasks = [self._supervised(self._keep_house(), "housekeeping"), self._supervised(self._do_chores(), "chores")]
+        tasks += [self._supervised(self._scale(each), f"scaling of {each.service}") for each in self._scalings]
         try:
             error = await self._started()
             if error is None and not self._stop.is_set():
@@ -155,6 +157,11 @@ class Supervisor:
         finally:
             await self._shut_down(tasks)
         return error is None
+
+    def _supervise(self, name: str) -> None:
+        child = self._children[name]
+        needs = [self._children[other].ready for other in child.spec.needs & self._children.keys()]
+        self._tasks[name] = self._supervised(child.supervise(self._addresses, self._marks, needs), name)
 
     def _supervised(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Runs it as a task. Should it ever end by itself, its child would be unsupervised, so the stack stops."""
@@ -170,13 +177,14 @@ class Supervisor:
 
     async def _started(self) -> StackError | None:
         """Waits until all children are ready, one failed, the timeout passed, or a stop was requested."""
-        everything = asyncio.gather(*(child.ready.wait() for child in self._children.values()))
+        needed = [child for child in self._children.values() if not child.spec.standby]
+        everything = asyncio.gather(*(child.ready.wait() for child in needed))
         error = await self._stop_or_failure(everything, timeout_s=self._timeouts.start_s)
         late = not everything.done() and not self._stop.is_set()
         everything.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await everything
-        missing = [child for child in self._children.values() if not child.ready.is_set()]
+        missing = [child for child in needed if not child.ready.is_set()]
         if error is None and late and missing:
             return missing[0].failure(f"was not ready within {self._timeouts.start_s:.0f} s")
         return error
@@ -210,6 +218,38 @@ class Supervisor:
                 except Exception:
                     logger.exception("a chore failed; retrying in %.0f s", self._timeouts.chores_s)
 
+    async def _scale(self, scaling: Scaling) -> None:
+        """Starts and stops processes of a service as its load asks, once the stack is ready."""
+        rule, demand = ScalingRule(scaling.fewest, len(scaling.children), self._windows), scaling.demand()
+        while True:
+            await asyncio.sleep(self._windows.look_s)
+            running = [name for name in scaling.children if name in self._tasks]
+            states = [self._children[name].state for name in running]
+            if self._phase is not StackPhase.READY or not all(each.phase is ChildPhase.READY for each in states):
+                rule.forget()  # a process that starts does not show its share of the load yet
+                continue
+            pids = [each.pid for each in states if each.pid is not None]
+            try:
+                wanted, why = await asyncio.to_thread(demand.processes, self._addresses, pids)
+            except ProbeError as error:
+                logger.debug("the load of %s is not known: %s", scaling.service, error)
+                rule.forget()
+                continue
+            target = rule.target(time.monotonic(), len(running), wanted)
+            if target == len(running):
+                continue
+            logger.info("%s gets %d processes instead of %d: %s", scaling.service, target, len(running), why)
+            if target > len(running):
+                self._supervise(next(name for name in scaling.children if name not in self._tasks))
+            else:
+                await self._stand_by(running[-1])
+
+    async def _stand_by(self, name: str) -> None:
+        task = self._tasks.pop(name)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await self._children[name].stand_by()
+
     def _fail(self, error: StackError) -> None:
         if self._failed is not None and not self._failed.done():
             self._failed.set_result(error)
@@ -217,9 +257,11 @@ class Supervisor:
     async def _shut_down(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         self._phase = StackPhase.STOPPING
         self._publish()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # First what starts and stops processes, then what keeps them running.
+        for some in (tasks, self._tasks.values()):
+            for task in some:
+                task.cancel()
+            await asyncio.gather(*some, return_exceptions=True)
         for group in self._order:
             await asyncio.gather(*(self._children[name].stop() for name in group))
         self._phase = StackPhase.FAILED if self._error else StackPhase.STOPPED

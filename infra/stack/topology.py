@@ -8,17 +8,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from infra.stack import certificates, elasticsearch, kafka, kafka_access, triton
 from infra.stack.addresses import Addresses
+from infra.stack.autoscaler import Demand, ProcessRange, Scaling, Windows
 from infra.stack.child import ChildSpec, Program
+from infra.stack.demand import MessagesWaiting, ProcessorShare
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout, service_path
 from infra.stack.private import place_secret
 from infra.stack.probes import Probe, every, grpc_health, http_ok, tls_handshake
+from services.kit.bus.topics import RECORDS_RAW
 
 DOORS_HOST = "TIDEMILL_DOORS_HOST"
 """Environment variable: address that the gateway listens on instead of loopback, such as 0.0.0.0 in a container."""
@@ -30,11 +33,30 @@ LIVENESS_PARTS, LIVENESS_SERVICES = "TIDEMILL_LIVENESS_PARTS_S", "TIDEMILL_LIVEN
 """Environment variables: seconds that a part or a service that was ready may fail every probe before it is killed and
 started again; 30 and 60 when unset."""
 
-GATEWAY_PROCESSES = "TIDEMILL_GATEWAY_PROCESSES"
-"""Environment variable: gateway processes; as many as processors, 4 at most, when unset."""
-_USUAL_PROCESSES, _MAX_PROCESSES = 4, 64
+SCALE_UP, SCALE_DOWN = "TIDEMILL_SCALE_UP_S", "TIDEMILL_SCALE_DOWN_S"
+"""Environment variables: seconds that a load must last until a service gets a process, or loses one, where their number
+is a range; 10 and 120 when unset."""
+
+_USUAL_GATEWAYS, _MAX_GATEWAYS = 4, 64
+_MESSAGES_PER_PROCESS = 1000
+"""Records that wait for each process of cleaning before another one starts: a few batches."""
+_GATEWAY_FULL = 0.7
+"""Share of a processor at which a gateway process has enough to do: beyond it, answers begin to wait for each other."""
 
 PARTS = ("kafka", "elasticsearch", "triton")
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A service that may have several processes: children `NAME`, `NAME-2` and so on, each probed on its own socket.
+
+    A variable has their number, or a range such as `1-4`, within which the load decides.
+    """
+
+    usual: Callable[[], int]
+    """Number of processes when the variable is unset."""
+    limit: int
+    demand: Callable[[Layout], Demand]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +76,8 @@ class Service:
     """Usual ports of gRPC and HTTP, for a service that other users and machines may call."""
     single_threaded: bool = True
     """Whether its numeric libraries get one thread only; false for a service that computes for minutes."""
+    scaled: Scaled | None = None
+    """How its processes are counted, where it may have several."""
 
     @property
     def ports(self) -> dict[str, int]:
@@ -64,15 +88,35 @@ class Service:
         return ports
 
     @property
+    def processes_variable(self) -> str:
+        """Environment variable with the number of its processes."""
+        return f"TIDEMILL_{self.name.upper()}_PROCESSES"
+
+    @property
     def sockets(self) -> dict[str, str]:
         """Name of its socket by use."""
         return {} if self.doors is not None else {self.name: self.name}
 
 
+def _gateways() -> int:
+    return min(_USUAL_GATEWAYS, len(os.sched_getaffinity(0)))
+
+
+def _records_waiting(layout: Layout) -> Demand:
+    return MessagesWaiting("cleaning", layout.state.metrics_token, "tidemill-cleaning", _MESSAGES_PER_PROCESS)
+
+
 SERVICES = (
     Service("telemetry", "services.telemetry", frozenset({"elasticsearch"}), metrics_port=7206),
     Service("ingest", "services.ingest", frozenset({"kafka"}), frozenset({"telemetry"}), metrics_port=7201),
-    Service("cleaning", "services.cleaning", frozenset({"kafka"}), frozenset({"telemetry"}), metrics_port=7202),
+    Service(
+        "cleaning",
+        "services.cleaning",
+        frozenset({"kafka"}),
+        frozenset({"telemetry"}),
+        metrics_port=7202,
+        scaled=Scaled(lambda: 1, RECORDS_RAW.partitions, _records_waiting),
+    ),
     Service(
         "training",
         "services.training",
@@ -101,18 +145,21 @@ SERVICES = (
         frozenset({"kafka"}),
         frozenset({"telemetry", "ingest", "cleaning", "training", "inference", "pipeline", "triton"}),
         doors=(7100, 8080),
+        scaled=Scaled(_gateways, _MAX_GATEWAYS, lambda layout: ProcessorShare(_GATEWAY_FULL)),
     ),
 )
 
 NAMES = (*PARTS, *(service.name for service in SERVICES))
 
 
-def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
+def specs(layout: Layout, only: Iterable[str] | None = None, running: Collection[str] | None = None) -> list[ChildSpec]:
     """The children to run.
 
     Args:
         layout: where their files lie.
         only: their names; all when None. A child that one of these needs must be named, too.
+        running: the children of a mesh that runs, which decide how many processes a service has; when None, the
+            environment does.
 
     Raises:
         StackError: a name is unknown, or an environment variable is wrong.
@@ -124,9 +171,37 @@ def specs(layout: Layout, only: Iterable[str] | None = None) -> list[ChildSpec]:
         dataclasses.replace(part, liveness_s=_seconds(LIVENESS_PARTS, part.liveness_s))
         for part in (kafka.child(layout), elasticsearch.child(layout), triton.child(layout))
     ]
-    children = [*parts, *(_child(layout, service) for service in SERVICES if service.doors is None)]
-    gateways = [child for service in SERVICES if service.doors is not None for child in _doors(layout, service)]
-    return [child for child in (*children, *gateways) if child.name in wanted or child.name.partition("-")[0] in wanted]
+    children = [*parts, *(child for service in SERVICES for child in _children(layout, service, running))]
+    return [child for child in children if child.name.partition("-")[0] in wanted]
+
+
+def scalings(layout: Layout, only: Iterable[str] | None = None) -> list[Scaling]:
+    """The services of `specs(layout, only)` whose number of processes follows their load.
+
+    Raises:
+        StackError: an environment variable is wrong.
+    """
+    wanted = set(NAMES if only is None else only)
+    found: list[Scaling] = []
+    for service in SERVICES:
+        if service.scaled is None or service.name not in wanted:
+            continue
+        processes = _process_range(service, service.scaled)
+        if processes.fewest < processes.most:
+            names = tuple(_process_name(service, number) for number in range(1, processes.most + 1))
+            found.append(Scaling(service.name, names, processes.fewest, partial(service.scaled.demand, layout)))
+    return found
+
+
+def windows() -> Windows:
+    """For how long a load must last.
+
+    Raises:
+        StackError: an environment variable is wrong.
+    """
+    usual = Windows()
+    rise, fall = _seconds(SCALE_UP, usual.rise_s), _seconds(SCALE_DOWN, usual.fall_s)
+    return Windows(min(usual.look_s, rise / 2, fall / 2), rise, fall)
 
 
 def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[str, str]:
@@ -213,54 +288,73 @@ def _child(layout: Layout, service: Service) -> ChildSpec:
     )
 
 
-def _doors(layout: Layout, service: Service) -> list[ChildSpec]:
-    """The processes of a service with doors: children of their own, which share its ports.
+def _children(layout: Layout, service: Service, running: Collection[str] | None) -> list[ChildSpec]:
+    """The processes of a service: children of their own, each probed on a socket of its own.
 
-    Each is probed on a socket of its own, for at the ports any of them may answer.
+    Doors have the same ports in all processes, and at a port any of them may answer.
     """
-    processes = gateway_processes()
+    if service.scaled is None:
+        return [_child(layout, service)]
+    processes = _process_range(service, service.scaled)
+    if running is not None:
+        count = max(1, sum(name.partition("-")[0] == service.name for name in running))
+        processes = ProcessRange(count, count)
     return [
         dataclasses.replace(
             _child(layout, service),
-            name=service.name if number == 1 else f"{service.name}-{number}",
+            name=_process_name(service, number),
             ports=service.ports if number == 1 else {},
-            sockets={f"{service.name}_process_{number}": f"{service.name}-{number}"},
-            prepare=partial(_prepare_door, layout, service, number, processes),
-            probe=_door_probe(service, number, processes),
+            sockets=_sockets(service, number),
+            prepare=partial(_prepare_process, layout, service, number, processes.most),
+            probe=_process_probe(service, number, processes.most),
+            standby=number > processes.fewest,
         )
-        for number in range(1, processes + 1)
+        for number in range(1, processes.most + 1)
     ]
 
 
-def _door_probe(service: Service, number: int, processes: int) -> Probe:
-    probe, door = grpc_health(f"{service.name}_process_{number}"), f"{service.name}_http"
-    if processes > 1:
+def _process_range(service: Service, scaled: Scaled) -> ProcessRange:
+    text = os.environ.get(service.processes_variable) or str(scaled.usual())
+    return ProcessRange.parse(service.processes_variable, text, scaled.limit)
+
+
+def _process_name(service: Service, number: int) -> str:
+    return service.name if number == 1 else f"{service.name}-{number}"
+
+
+def _own_socket(service: Service, number: int) -> str:
+    """The use of the socket of one process; the first one of a service without doors is the service's own."""
+    return service.name if service.doors is None and number == 1 else f"{service.name}_process_{number}"
+
+
+def _sockets(service: Service, number: int) -> dict[str, str]:
+    use = _own_socket(service, number)
+    return {use: service.name if use == service.name else f"{service.name}-{number}"}
+
+
+def _process_probe(service: Service, number: int, processes: int) -> Probe:
+    probe, door = grpc_health(_own_socket(service, number)), f"{service.name}_http"
+    if processes > 1 or service.doors is None:
         return probe
     if os.environ.get("TIDEMILL_TLS_CERT"):
         return every(probe, tls_handshake(service.name), tls_handshake(door))
     return every(probe, http_ok(door, "/healthz"))
 
 
-def gateway_processes() -> int:
-    """How many gateway processes share the ports.
-
-    Raises:
-        StackError: the environment variable is wrong.
-    """
-    text = os.environ.get(GATEWAY_PROCESSES) or str(min(_USUAL_PROCESSES, len(os.sched_getaffinity(0))))
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MAX_PROCESSES:
-        raise StackError(f"{GATEWAY_PROCESSES} must be a number from 1 to {_MAX_PROCESSES}, not {text!r}.")
-    return int(text)
-
-
-def _prepare_door(layout: Layout, service: Service, number: int, processes: int, addresses: Addresses) -> Program:
-    program = _prepare(layout, service, addresses)
+def _prepare_process(layout: Layout, service: Service, number: int, processes: int, addresses: Addresses) -> Program:
+    program, name = _prepare(layout, service, addresses), service.name.upper()
+    use = _own_socket(service, number)
     values = {
-        GATEWAY_PROCESSES: str(processes),
-        "TIDEMILL_GATEWAY_PROCESS": str(number),
-        "TIDEMILL_GATEWAY_SOCKETS": str(addresses.sockets[f"{service.name}_process_{number}"].parent),
+        service.processes_variable: str(processes),
+        f"TIDEMILL_{name}_PROCESS": str(number),
+        f"TIDEMILL_{name}_SOCKETS": str(addresses.sockets[use].parent),
     }
-    return dataclasses.replace(program, environment={**program.environment, **values})
+    if service.doors is None:
+        values["TIDEMILL_BIND"] = addresses[use]
+    environment = {**program.environment, **values}
+    if number > 1 and service.doors is None:
+        environment.pop("TIDEMILL_METRICS_BIND", None)  # the first process has the port
+    return dataclasses.replace(program, environment=environment)
 
 
 def _seconds(variable: str, usual: float) -> float:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+from sqlalchemy import Engine
 from tidemill.cleaning.v1 import cleaning_service_pb2_grpc as grpc_stubs
 
 from services.cleaning.adapters.announcer import BusAnnouncer
@@ -53,36 +55,87 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
+from services.kit.telemetry.process_metrics import ProcessMetrics
 from services.masking.pseudonyms import Pseudonyms
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
 
+@dataclass(frozen=True, slots=True)
+class Cleaner:
+    """What cleans arriving records; each process of the service has one."""
+
+    engine: Engine
+    publisher: KafkaEventPublisher
+    announcer: BusAnnouncer
+    losses: SqlLossStore
+    models: ServedModels
+    recipes: RecipeCache
+    records: Records
+    consumer: KafkaEventConsumer
+
+    @classmethod
+    async def open(cls, settings: CleaningSettings, metrics: RequestMetrics) -> Cleaner:
+        """Opens the database and the bus; its consumer is not started yet."""
+        await asyncio.to_thread(ensure_topics, settings.brokers)
+        engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="cleaning")
+        publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
+        clock = SystemClock()
+        announcer, losses = BusAnnouncer(publisher, clock), SqlLossStore(engine)
+        hosts = NetworkRules(split_list(settings.augment_hosts))
+        models = ServedModels(hosts, os.environ.get, settings.augment_timeout_s)
+        registry = default_registry(pseudonym_key(settings.pseudonym_key_file))
+        recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
+        records = Records(SqlRecordStore(engine), SqlDatasetStore(engine), recipes, announcer)
+        report_lost = loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-cleaning")
+
+        def note_lost(lost: LostMessages) -> None:
+            now = clock.now()
+            losses.note_lost(lost, now)
+            announcer.records_lost(lost, now)
+            report_lost(lost)
+
+        consumer = KafkaEventConsumer(
+            settings.brokers,
+            "tidemill-cleaning",
+            [RECORDS_RAW],
+            RawRecordHandler(records),
+            dead_letters=publisher,
+            metrics=ConsumerMetrics(metrics.registry),
+            on_lost=note_lost,
+        )
+        return cls(engine, publisher, announcer, losses, models, recipes, records, consumer)
+
+
 async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
-    """Builds the service."""
-    await asyncio.to_thread(ensure_topics, settings.brokers)
-    engine = await asyncio.to_thread(open_database, settings.database_url, MIGRATIONS, schema="cleaning")
-    publisher = await asyncio.to_thread(KafkaEventPublisher, settings.brokers, "cleaning")
-    clock = SystemClock()
-    records, datasets, losses = SqlRecordStore(engine), SqlDatasetStore(engine), SqlLossStore(engine)
-    registry = default_registry(pseudonym_key(settings.pseudonym_key_file))
-    models = ServedModels(NetworkRules(split_list(settings.augment_hosts)), os.environ.get, settings.augment_timeout_s)
-    recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
+    """Builds the service, or one of its processes that only clean arriving records."""
+    cleaner = await Cleaner.open(settings, metrics)
+    processes = ProcessMetrics(
+        metrics.registry, "cleaning", settings.cleaning_sockets, settings.cleaning_process, settings.cleaning_processes
+    )
+    if settings.cleaning_process > 1:
+        return Service(
+            register=lambda server: (),
+            consumers=[cleaner.consumer],
+            tasks=[processes.serve],
+            stopping=[cleaner.publisher.finish],
+            closers=[cleaner.publisher.close, cleaner.engine.dispose],
+        )
+    engine, recipes, clock = cleaner.engine, cleaner.recipes, SystemClock()
+    records, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
     translators = Translators(settings.augment_timeout_s)
     rewriting = Rewriting(
         SqlAnswerStore(engine),
-        AllModels(models, translators),
+        AllModels(cleaner.models, translators),
         clock,
         calls_at_once=settings.augment_calls,
         patience_s=settings.augment_patience_s,
     )
-    announcer = BusAnnouncer(publisher, clock)
-    record_cases = Records(records, datasets, recipes, announcer)
     snapshots = FolderSnapshots(ArtifactStore(settings.artifacts_url))
     backlog = Backlog(settings.brokers, "tidemill-cleaning-backlog")
     pushed = BusPushedRecords(backlog)
     dataset_cases = Datasets(datasets, datasets, records, snapshots, recipes, pushed, clock)
-    explanations = Explanations(record_cases, datasets, datasets, snapshots, recipes)
+    explanations = Explanations(cleaner.records, datasets, datasets, snapshots, recipes)
     await asyncio.to_thread(dataset_cases.refresh_digests)
     builder = Builder(
         records=records,
@@ -90,50 +143,32 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         versions=datasets,
         snapshots=snapshots,
         recipes=recipes,
-        record_cases=record_cases,
-        announcer=announcer,
+        record_cases=cleaner.records,
+        announcer=cleaner.announcer,
         clock=clock,
-        losses=losses,
+        losses=cleaner.losses,
         pushed=pushed,
         rewriting=rewriting,
         await_timeout_s=settings.await_timeout_s,
         lost_patience_s=settings.lost_patience_s,
     )
-    report_lost = loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-cleaning")
-
-    def note_lost(lost: LostMessages) -> None:
-        now = clock.now()
-        losses.note_lost(lost, now)
-        announcer.records_lost(lost, now)
-        report_lost(lost)
-
-    consumer = KafkaEventConsumer(
-        settings.brokers,
-        "tidemill-cleaning",
-        [RECORDS_RAW],
-        RawRecordHandler(record_cases),
-        dead_letters=publisher,
-        metrics=ConsumerMetrics(metrics.registry),
-        on_lost=note_lost,
-    )
-    retention = RetentionGuard(settings.brokers, [RECORDS_RAW])
-
     pool = WorkPool()
 
     def register(server: grpc.aio.Server) -> Sequence[str]:
         erasures = Erasures(records, datasets, datasets, snapshots, clock)
         cards = Cards(dataset_cases, snapshots)
-        servicer = CleaningServicer(record_cases, dataset_cases, explanations, erasures, cards, pool)
+        servicer = CleaningServicer(cleaner.records, dataset_cases, explanations, erasures, cards, pool)
         grpc_stubs.add_CleaningServiceServicer_to_server(servicer, server)
         return ["tidemill.cleaning.v1.CleaningService"]
 
     return Service(
         register=register,
-        consumers=[consumer, retention],
-        tasks=[lambda: run_builder(builder), lambda: run_rewriting(rewriting)],
-        stopping=[publisher.finish],
+        consumers=[cleaner.consumer, RetentionGuard(settings.brokers, [RECORDS_RAW])],
+        tasks=[lambda: run_builder(builder), lambda: run_rewriting(rewriting), processes.serve],
+        stopping=[cleaner.publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
-        closers=[pool.close, translators.close, backlog.close, publisher.close, engine.dispose],
+        closers=[pool.close, translators.close, backlog.close, cleaner.publisher.close, engine.dispose],
+        exposition=processes.exposition,
     )
 
 

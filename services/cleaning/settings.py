@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from services.kit.bus.topics import RECORDS_RAW
 from services.kit.config import ServiceSettings, home_dir, split_list
 from services.kit.network_rules import NetworkRules
 
@@ -13,6 +15,18 @@ from services.kit.network_rules import NetworkRules
 class CleaningSettings(ServiceSettings):
     """The shared fields and those of cleaning."""
 
+    cleaning_processes: int = Field(
+        1, ge=1, le=RECORDS_RAW.partitions, description="processes of this service that clean arriving records, at most"
+    )
+    cleaning_process: int = Field(
+        1,
+        ge=1,
+        description="which of them this one is; the mesh sets it. Only the first has an API and builds data sets",
+    )
+    cleaning_sockets: Path | None = Field(
+        None,
+        description="folder of sockets by which the first process reads the metrics of the others; the mesh sets it",
+    )
     data_dir: Path = Field(
         default_factory=lambda: home_dir() / "data",
         description="folder of the prepared example data, of tables of synonyms (`<name>/synonyms.txt`) and of models "
@@ -42,6 +56,12 @@ class CleaningSettings(ServiceSettings):
     augment_patience_s: float = Field(
         600.0, gt=0, description="a build fails when a model that its augmenters ask is unavailable for this long"
     )
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.cleaning_process > self.cleaning_processes:
+            raise ValueError("TIDEMILL_CLEANING_PROCESS must not be larger than TIDEMILL_CLEANING_PROCESSES")
+        return self
 
     @field_validator("augment_hosts")
     @classmethod

@@ -53,7 +53,7 @@ def rules() -> list[dict[str, str]]:
 
 def asked(expression: str) -> set[str]:
     """The metrics of an expression."""
-    without_labels = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)", " ", expression)
+    without_labels = re.sub(r"\{[^}]*\}|\[[^]]*\]|(?:by|without) \([^)]*\)", " ", expression)
     return set(_NAME.findall(without_labels)) - _WORDS
 
 

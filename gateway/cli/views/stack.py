@@ -110,13 +110,9 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
     table.add_column("up", justify="right")
     table.add_column("note", overflow="fold", max_width=max(12, width - 66))
     for name, child in stack.children.items():
-        healthy = bool(child.healthy)
         table.add_row(
             name,
-            Text(
-                "● healthy" if healthy else f"○ {child.phase.value}" if child.phase != "ready" else "✗ unhealthy",
-                _health(child),
-            ),
+            Text(_health_words(child), _health(child)),
             str(child.pid or ""),
             ports_of(name, stack.ports) or ("socket" if ports_of(name, dict.fromkeys(stack.sockets, 0)) else ""),
             str(child.restarts) if child.restarts else "",
@@ -124,6 +120,12 @@ def status_table(stack: StackState, now: float, width: int) -> Table:
             Text(_note(child), "yellow"),
         )
     return table
+
+
+def _health_words(child: ChildState) -> str:
+    if child.phase != "ready":
+        return f"○ {child.phase.value}"
+    return "● healthy" if child.healthy else "✗ unhealthy"
 
 
 def _note(child: ChildState) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import RowMapping
 
 from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, verdict_row
 from services.cleaning.adapters.tables import import_records, model_answers, raw_records, record_claims, verdicts
@@ -107,13 +108,19 @@ class SqlRecordStore:
         with translate_database_errors(), self._reads.connect() as connection:
             return [raw_record(row) for row in connection.execute(query).mappings()]
 
-    def announcements(self, limit: int) -> Sequence[Announcement]:
+    def announcements(self, limit: int, of: Collection[RecordKey] | None = None) -> Sequence[Announcement]:
         """See the port."""
         # `= 0`, not `IS 0`: only then does SQLite use the partial index of unannounced verdicts.
         query = select(verdicts).where(verdicts.c.announced == false()).order_by(verdicts.c.record_id).limit(limit)
+        found: list[RowMapping] = []
         with translate_database_errors(), self._reads.connect() as connection:
-            rows = connection.execute(query).mappings().all()
-        return [Announcement(verdict_of(row), row["traceparent"]) for row in rows]
+            if of is None:
+                found += connection.execute(query).mappings()
+            else:
+                for part in key_parts(of):
+                    theirs = tuple_(verdicts.c.source, verdicts.c.record_id).in_(part)
+                    found += connection.execute(query.where(theirs)).mappings()
+        return [Announcement(verdict_of(row), row["traceparent"]) for row in found[:limit]]
 
     def mark_announced(self, announcements: Sequence[Announcement]) -> None:
         """See the port."""

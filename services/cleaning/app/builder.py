@@ -104,7 +104,7 @@ class Builder:
             if self._fresh.get(dataset.name) == dataset.update_time:
                 continue
             busy |= self._clean_stale(dataset)
-        self._record_cases.announce()
+        self._record_cases.announce_left()
         building = self._versions.building()
         self._rewriting.only([version.name for version in building])
         for version in building:

@@ -62,8 +62,8 @@ class RecordStore(Protocol):
         """
         ...
 
-    def announcements(self, limit: int) -> Sequence[Announcement]:
-        """Verdicts whose event was not published yet."""
+    def announcements(self, limit: int, of: Collection[RecordKey] | None = None) -> Sequence[Announcement]:
+        """Verdicts whose event was not published yet: those of these records, or of all when None."""
         ...
 
     def mark_announced(self, announcements: Sequence[Announcement]) -> None:

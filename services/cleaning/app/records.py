@@ -32,6 +32,8 @@ class Records:
 
     Verdicts are stored together with the raw records, then published, then marked as published; the offset of the bus
     moves last. After a crash between two of these steps, the remaining steps are repeated, so nothing is lost.
+
+    Several processes may share a store. Each publishes the verdicts of its own batches.
     """
 
     def __init__(
@@ -43,6 +45,8 @@ class Records:
         self._announcer = announcer
         # Two threads would publish the same announcements twice.
         self._announcing = threading.Lock()
+        # Whether verdicts may be left that no batch will publish: by a process that ended, or by a failed attempt.
+        self._left = True
 
     def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal] = ()) -> None:
         """Cleans arrived records for every data set of their source; returns when the verdicts are published."""
@@ -54,7 +58,7 @@ class Records:
         # A data set that was stored or changed during this batch has not seen its records yet.
         changed = [dataset for dataset in all_datasets(self._datasets) if dataset not in datasets]
         self._records.save_verdicts(self._judge_all(changed, newest.values()))
-        self.announce()
+        self._announce(newest)
 
     def clean_stale(self, dataset: Dataset, after: RecordKey) -> RecordKey:
         """Cleans the next records after a key whose verdict a changed recipe made stale.
@@ -63,15 +67,18 @@ class Records:
             Key of the last cleaned record; `NO_KEY` if there was none.
         """
         verdicts = self._judge(dataset, self._records.stale(dataset, after, _PAGE))
+        self._left = True
         self._records.save_verdicts(verdicts)
         return verdicts[-1].key if verdicts else NO_KEY
 
-    def announce(self) -> None:
-        """Publishes all verdicts that have not been published."""
-        with self._announcing:
-            while pending := self._records.announcements(_PAGE):
-                self._announcer.verdicts(pending)
-                self._records.mark_announced(pending)
+    def announce_left(self) -> None:
+        """Publishes the verdicts of all records that an ended process or a changed recipe has left unpublished.
+
+        What another process is publishing at the same time is published twice, with the same ids of events.
+        """
+        if self._left:
+            self._announce(None)
+            self._left = False
 
     def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
         """Records of sources that arrived after a moment (microseconds), and when the newest of all of them did."""
@@ -133,6 +140,12 @@ class Records:
                 message, reason="AMBIGUOUS_RECORD_ID", violations=[FieldViolation("source", message)]
             )
         return found[0]
+
+    def _announce(self, of: Collection[RecordKey] | None) -> None:
+        with self._announcing:
+            while pending := self._records.announcements(_PAGE, of):
+                self._announcer.verdicts(pending)
+                self._records.mark_announced(pending)
 
     def _judge_all(self, datasets: Iterable[Dataset], records: Collection[RawRecord]) -> list[Verdict]:
         return [

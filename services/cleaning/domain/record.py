@@ -53,6 +53,7 @@ class RawRecord(_OfRecord):
     event_time: int = 0
     arrival: int = 0
     origin: str = ""
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def recency(self) -> tuple[int, int, str]:
@@ -62,8 +63,11 @@ class RawRecord(_OfRecord):
     @property
     def content_digest(self) -> str:
         """sha256 over source, text and attributes: records with equal digests are cleaned to equal results."""
-        flat = [part for pair in sorted(self.attributes.items()) for part in pair]
-        return sha256_hex(self.source, self.text, *flat)
+        if not self._digest:
+            flat = [part for pair in sorted(self.attributes.items()) for part in pair]
+            # Order, row and verdict each need it, and a text may be long.
+            object.__setattr__(self, "_digest", sha256_hex(self.source, self.text, *flat))
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from services.kit.telemetry import schema
 from services.kit.telemetry.scraping import ScrapeToken, serve_metrics
@@ -112,10 +113,10 @@ class RequestMetrics:
             gauge = Gauge(name, words, ("service_name",), registry=self.registry)
             gauge.labels(self.service_name).set_function(value)
 
-    def serve(self, address: str) -> None:
-        """Serves metrics at `host:port` from a thread of its own.
+    def serve(self, address: str, exposition: Callable[[], bytes] | None = None) -> None:
+        """Serves metrics at `host:port` from a thread of its own: what `exposition` makes, else this process's.
 
         Raises:
             FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
-        serve_metrics(address, self.registry, self.token)
+        serve_metrics(address, exposition or partial(generate_latest, self.registry), self.token)

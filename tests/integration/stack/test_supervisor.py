@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 
 from infra.stack import client
 from infra.stack.addresses import Addresses
+from infra.stack.autoscaler import Scaling, Windows
 from infra.stack.child import ChildSpec, Program
 from infra.stack.errors import StackError
 from infra.stack.layout import python_path
@@ -24,7 +25,7 @@ from infra.stack.lock import AlreadyRunningError
 from infra.stack.process import TAG, start_ticks, tagged
 from infra.stack.state import ChildPhase, ChildState, StackPhase, StackState, read_state
 from infra.stack.supervisor import Supervisor
-from tests.integration.stack.tiny_stack import BROKEN, QUICK, STUBBORN, chain, child, layout_of, notes_of
+from tests.integration.stack.tiny_stack import BROKEN, QUICK, SERVER, STUBBORN, chain, child, layout_of, notes_of
 from tests.waiting import eventually, eventually_is
 
 _PATIENCE_S = 30.0
@@ -244,3 +245,62 @@ async def test_a_terminated_supervisor_stops_everything_in_order(tmp_path: Path)
     assert await asyncio.to_thread(process.wait) == 0
     assert notes_of(tmp_path)[3:] == ["stop top", "stop middle", "stop base"]
     await assert_nothing_left(tmp_path)
+
+
+class Load:
+    """Implements `Demand`: the load is what the test says."""
+
+    def __init__(self) -> None:
+        self.wanted = 1.0
+
+    def processes(self, addresses: Addresses, pids: Sequence[int]) -> tuple[float, str]:
+        return self.wanted, f"the test wants {self.wanted:g}"
+
+
+@asynccontextmanager
+async def scaled(state: Path, load: Load, *others: ChildSpec) -> AsyncIterator[StackState]:
+    """`base` and what may stand beside it."""
+    scaling = Scaling("base", ("base", *(each.name for each in others)), 1, lambda: load)
+    windows = Windows(look_s=0.02, rise_s=0.05, fall_s=0.1)
+    supervisor = Supervisor(
+        layout_of(state), [child(state, "base"), *others], QUICK, scalings=[scaling], windows=windows
+    )
+    task = asyncio.create_task(supervisor.run())
+    try:
+        yield await until(state, ready)
+    finally:
+        supervisor.request_stop()
+        await task
+    await assert_nothing_left(state)
+
+
+def standby(state: Path, name: str, code: str = SERVER) -> ChildSpec:
+    return dataclasses.replace(child(state, name, code), standby=True)
+
+
+async def test_processes_come_and_go_with_the_load(tmp_path: Path) -> None:
+    load = Load()
+    async with scaled(tmp_path, load, standby(tmp_path, "base-2"), standby(tmp_path, "base-3")) as stack:
+        phases = {name: each.phase for name, each in stack.children.items()}
+        assert phases == {"base": ChildPhase.READY, "base-2": ChildPhase.STANDBY, "base-3": ChildPhase.STANDBY}
+        load.wanted = 2.0
+        grown = await until(tmp_path, lambda now: now.children["base-2"].phase is ChildPhase.READY)
+        assert grown.children["base-3"].phase is ChildPhase.STANDBY
+        load.wanted = 0.0
+        shrunk = await until(tmp_path, lambda now: now.children["base-2"].phase is ChildPhase.STANDBY)
+        assert shrunk.children["base-2"].pid is None
+        assert shrunk.children["base"].phase is ChildPhase.READY
+        load.wanted = 3.0
+        await until(tmp_path, lambda now: all(each.phase is ChildPhase.READY for each in now.children.values()))
+    notes = notes_of(tmp_path)
+    assert notes[:4] == ["start base", "start base-2", "stop base-2", "start base-2"]
+    assert sorted(notes[4:]) == ["start base-3", "stop base", "stop base-2", "stop base-3"]
+
+
+async def test_a_process_that_cannot_start_beside_the_others_fails_nothing(tmp_path: Path) -> None:
+    load = Load()
+    load.wanted = 2.0
+    async with scaled(tmp_path, load, standby(tmp_path, "base-2", BROKEN)):
+        now = await until(tmp_path, lambda now: now.children["base-2"].restarts > QUICK.tries)
+        assert (now.phase, now.children["base"].phase) == (StackPhase.READY, ChildPhase.READY)
+        assert now.children["base-2"].last_error == "ended with code 7"

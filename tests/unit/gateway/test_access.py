@@ -20,9 +20,9 @@ from gateway.http.app import create_routes
 from gateway.keys.key import ApiKey, Role
 from gateway.peers import Peers
 from gateway.plane import DataPlane
-from gateway.processes import ProcessMetrics
 from gateway.settings import GatewaySettings
 from services.kit.errors import PermissionDeniedError
+from services.kit.telemetry.process_metrics import ProcessMetrics
 
 _LINES = "application/jsonl"
 # Pages that describe the API, and what they load.
@@ -54,7 +54,7 @@ async def openapi_paths() -> dict[str, Any]:
         cast(DataPlane, SimpleNamespace(v2=None)),
         cast(BatchStore, None),
         asyncio.Event(),
-        ProcessMetrics(CollectorRegistry(), None, 1, 1),
+        ProcessMetrics(CollectorRegistry(), "gateway", None, 1, 1),
         keyed=False,
     )
     paths: dict[str, Any] = routes._app.openapi()["paths"]

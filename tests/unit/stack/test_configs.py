@@ -13,7 +13,7 @@ from infra.stack.addresses import Addresses
 from infra.stack.errors import StackError
 from infra.stack.layout import Layout
 from infra.stack.supervisor import stop_order
-from infra.stack.topology import NAMES, PARTS, SERVICES, environment, specs
+from infra.stack.topology import NAMES, PARTS, SERVICES, environment, scalings, specs
 
 LAYOUT = Layout.of(Path("/h"), Path("/s"))
 PORTS = {use: port for spec in specs(LAYOUT) for use, port in spec.ports.items()}
@@ -67,8 +67,46 @@ def test_gateway_processes_share_the_ports_and_are_probed_apart(monkeypatch: pyt
     monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "1")
     assert [child.name for child in specs(LAYOUT, {"gateway"})] == ["gateway"]
     monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "0")
-    with pytest.raises(StackError, match="TIDEMILL_GATEWAY_PROCESSES must be a number from 1 to 64, not '0'"):
+    with pytest.raises(StackError, match=r"GATEWAY_PROCESSES must be a number from 1 to 64, or a range .*'0'"):
         specs(LAYOUT)
+
+
+def test_further_processes_of_cleaning_have_sockets_of_their_own_and_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [child.name for child in specs(LAYOUT, {"cleaning"})] == ["cleaning"]
+    monkeypatch.setenv("TIDEMILL_CLEANING_PROCESSES", "2-3")
+    children = specs(LAYOUT, {"cleaning"})
+    assert [child.name for child in children] == ["cleaning", "cleaning-2", "cleaning-3"]
+    assert [child.standby for child in children] == [False, False, True]
+    assert [sorted(child.ports) for child in children] == [["cleaning_metrics"], [], []]
+    sockets = {use: Path("/s/sockets") / name for child in children for use, name in child.sockets.items()}
+    addresses = Addresses(PORTS, SOCKETS | sockets)
+    first, second = (child.prepare(addresses).environment for child in specs(LAYOUT, {"cleaning"})[:2])
+    assert (first["TIDEMILL_CLEANING_PROCESS"], second["TIDEMILL_CLEANING_PROCESS"]) == ("1", "2")
+    assert second["TIDEMILL_CLEANING_PROCESSES"] == "3"
+    assert first["TIDEMILL_BIND"] == "unix:/s/sockets/cleaning" == second["TIDEMILL_CLEANING_ADDRESS"]
+    assert second["TIDEMILL_BIND"] == "unix:/s/sockets/cleaning-2"
+    assert "TIDEMILL_METRICS_BIND" in first.keys() - second.keys()
+
+
+def test_a_range_scales_and_a_number_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "2")
+    assert scalings(LAYOUT) == []
+    monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "1-3")
+    monkeypatch.setenv("TIDEMILL_CLEANING_PROCESSES", "2-6")
+    found = {each.service: (each.fewest, each.children) for each in scalings(LAYOUT)}
+    assert found["gateway"] == (1, ("gateway", "gateway-2", "gateway-3"))
+    assert found["cleaning"] == (2, ("cleaning", *(f"cleaning-{number}" for number in range(2, 7))))
+    assert [each.service for each in scalings(LAYOUT, {"cleaning"})] == ["cleaning"]
+    monkeypatch.setenv("TIDEMILL_CLEANING_PROCESSES", "1-7")
+    with pytest.raises(StackError, match="TIDEMILL_CLEANING_PROCESSES must be a number from 1 to 6"):
+        scalings(LAYOUT)
+
+
+def test_a_running_mesh_says_how_many_processes_a_service_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIDEMILL_GATEWAY_PROCESSES", "1")
+    running = ["gateway", "gateway-2", "gateway-3", "cleaning"]
+    names = [child.name for child in specs(LAYOUT, {"gateway", "cleaning"}, running=running)]
+    assert sorted(names) == sorted(running)
 
 
 def test_a_circle_is_refused() -> None:
