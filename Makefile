@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii bench-students bench-ingest stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii bench-students bench-ingest bench-cleaning stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -106,6 +106,9 @@ bench-semantic: setup ## how often a cache by the likeness of texts would be wro
 
 bench-serving: setup ## what the gateway adds to a call to Triton, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.serving
+
+bench-cleaning: setup ## one and two processes of cleaning, into docs/benchmarks.md
+	$(BIN)/python -m benchmarks.cleaning
 
 bench-ingest: setup ## durable ingest beside the Kafka client under it, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.ingest
