@@ -20,6 +20,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
 )
 from tidemill.inference.v1.inference_service_pb2 import ListModelsRequest, ListModelVersionsRequest
 
+from gateway.cli.clean_bulk import bulk
 from gateway.cli.connection import Connection, connect
 from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_json_line, print_whole, stdout
 from gateway.cli.pages import pages
@@ -34,6 +35,7 @@ _TIMEOUT_S = 60
 _LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 clean = typer.Typer(help="What a recipe does to texts.", no_args_is_help=True)
+clean.command()(bulk)
 
 
 @dataclass(frozen=True, slots=True)

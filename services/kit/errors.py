@@ -27,7 +27,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # Of a refusal that does not know when a retry helps.
 _WAIT_S = 1.0
@@ -290,6 +290,26 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(following))
         yield following
         following = following.__cause__ or following.__context__
+
+
+def as_plain(error: Exception) -> dict[str, Any]:
+    """An error as JSON-like values, for another process; one that is not known is a bug of ours."""
+    known = explained(error) or InternalError(f"{type(error).__name__}: {error}")
+    return {
+        "code": known.code,
+        "reason": known.reason,
+        "message": known.message,
+        "metadata": known.metadata,
+        "violations": [[each.field, each.description] for each in known.violations],
+    }
+
+
+def from_plain(value: Mapping[str, Any]) -> TidemillError:
+    """The error that `as_plain` wrote."""
+    kinds = {kind.code: kind for kind in TidemillError.__subclasses__()}
+    violations = [FieldViolation(*each) for each in value["violations"]]
+    kind = kinds.get(value["code"], InternalError)
+    return kind(value["message"], reason=value["reason"], metadata=value["metadata"], violations=violations)
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -153,18 +153,31 @@ def compose_snapshot(
 
 
 def _check_fields(recipe: CompiledRecipe, judged: Sequence[tuple[RawRecord, Cleaned]]) -> None:
-    """Refuses an operator on an attribute that no record has: a misspelt name would otherwise go unnoticed."""
-    unseen = dict(recipe.fields)
+    unseen = set(recipe.fields)
     known: set[str] = set()
     for record, cleaned in judged:
         if not unseen:
             return
-        for name in (*record.attributes, *cleaned.attributes):
-            known.add(name)
-            unseen.pop(name, None)
-    if not (judged and unseen):
+        known.update(record.attributes, cleaned.attributes)
+        unseen -= known
+    if judged:
+        refuse_unknown_fields(recipe, known)
+
+
+def refuse_unknown_fields(recipe: CompiledRecipe, known: Collection[str]) -> None:
+    """Refuses an operator on an attribute that no record has: a misspelt name would otherwise go unnoticed.
+
+    Args:
+        recipe: the recipe.
+        known: the attributes that the records had before, or have after cleaning.
+
+    Raises:
+        FailedPreconditionError: names the operator, the attribute and what was probably meant.
+    """
+    unseen = [(name, place) for name, place in recipe.fields.items() if name not in known]
+    if not unseen:
         return
-    name, place = next(iter(unseen.items()))
+    name, place = unseen[0]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     have = f" (they have: {', '.join(sorted(known)[:20]) or 'none'})"

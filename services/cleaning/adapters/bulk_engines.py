@@ -1,0 +1,226 @@
+"""What runs parts: processes of this machine, or Ray Data on this machine or a cluster (docs/adr/0063).
+
+Both call `attempt` in other processes and get plain values back, because neither brings our errors over unharmed.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import multiprocessing
+import os
+import secrets
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from multiprocessing.connection import wait
+from typing import Any
+
+from services.cleaning.adapters.bulk_files import PartCleaner
+from services.cleaning.app.bulk import Part, PartReport
+from services.cleaning.domain.dataset import DatasetSpec
+from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
+from services.cleaning.engine.registry import default_registry
+from services.kit.errors import (
+    FailedPreconditionError,
+    ResourceExhaustedError,
+    UnavailableError,
+    as_plain,
+    from_plain,
+)
+
+_TOKEN_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+
+
+@dataclass(frozen=True, slots=True)
+class BulkJob:
+    """What a process needs to clean parts."""
+
+    # The digest already tells recipes apart; a spec cannot be hashed.
+    spec: DatasetSpec = field(compare=False)
+    recipe_digest: str
+    cleaner: PartCleaner
+    key: bytes = b""
+    """The secret of pseudonyms; empty without one."""
+
+    def __repr__(self) -> str:
+        """Without the secret: libraries write what they run into their logs."""
+        return f"BulkJob({self.recipe_digest[:12]})"
+
+
+def recipe_of(spec: DatasetSpec, key: bytes) -> CompiledRecipe:
+    """The compiled recipe of a spec.
+
+    Raises:
+        RecipeError: it cannot be applied.
+    """
+    return compile_recipe(default_registry(key), spec.operators, spec.required_attributes)
+
+
+def attempt(job: BulkJob, part: Part) -> dict[str, Any]:
+    """Cleans a part in this process: `{"report": …}` or `{"error": …}`."""
+    try:
+        return {"report": asdict(job.cleaner.clean(part, _compiled(job)))}
+    except Exception as error:
+        return {"error": as_plain(error)}
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(job: BulkJob) -> CompiledRecipe:
+    """The recipe of a job; compiling reads dictionaries, which takes too long to do for every part."""
+    recipe = recipe_of(job.spec, job.key)
+    if recipe.digest != job.recipe_digest:
+        raise FailedPreconditionError(
+            f"{os.uname().nodename} compiles another recipe than this machine ({recipe.digest[:12]}, not "
+            f"{job.recipe_digest[:12]}): install the same release of Tidemill, and of the packages with operators, on "
+            "all of them.",
+            reason="RECIPE_DIFFERS",
+        )
+    return recipe
+
+
+def _report(outcome: dict[str, Any]) -> PartReport:
+    if "error" in outcome:
+        raise from_plain(outcome["error"])
+    return PartReport(**outcome["report"])
+
+
+class ProcessEngine:
+    """Implements `services.cleaning.app.bulk.PartEngine` with processes of this machine; it opens no port."""
+
+    def __init__(self, job: BulkJob, processes: int) -> None:
+        self._job, self._processes = job, processes
+
+    def run(self, parts: Sequence[Part]) -> Iterator[PartReport]:
+        """See the port."""
+        if not parts:
+            return
+        spawn = multiprocessing.get_context("spawn")
+        count = min(self._processes, len(parts))
+        pool = ProcessPoolExecutor(count, mp_context=spawn, initializer=_end_with_parent)
+        try:
+            for done in as_completed([pool.submit(attempt, self._job, part) for part in parts]):
+                yield _report(done.result())
+        except BrokenProcessPool as error:
+            raise ResourceExhaustedError(
+                "A process that cleans was ended, most likely because memory ran out. What is finished is kept: run "
+                "the command again with fewer --processes, or with smaller row groups.",
+                reason="PROCESS_ENDED",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Leaves Ctrl-C to the parent, and ends when the parent has ended, however it did."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class RayEngine:
+    """Implements `services.cleaning.app.bulk.PartEngine` with Ray Data.
+
+    Without an address it starts a Ray of its own that listens on loopback only, asks for a token that only its own
+    processes have, has no dashboard, reports no usage, and ends with the run.
+    """
+
+    def __init__(self, job: BulkJob, processes: int | None, address: str = "") -> None:
+        self._job, self._processes, self._address = job, processes, address
+
+    def run(self, parts: Sequence[Part]) -> Iterator[PartReport]:
+        """See the port."""
+        if not parts:
+            return
+        with self._connected() as ray:
+            processes = self._processes or max(int(ray.cluster_resources().get("CPU", 1)), 1)
+            yield from self._reports(parts, min(processes, len(parts)))
+
+    def _reports(self, parts: Sequence[Part], processes: int) -> Iterator[PartReport]:
+        import ray.data
+        from ray.exceptions import RayError
+
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        numbers = ray.data.from_items([{"at": at} for at in range(len(parts))], override_num_blocks=len(parts))
+        outcomes = numbers.map_batches(
+            _PartWorker,
+            fn_constructor_args=(self._job, tuple(parts)),
+            batch_size=1,
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=processes),
+            num_cpus=1,
+        )
+        try:
+            for row in outcomes.iter_rows():
+                yield _report(row["outcome"])
+        except RayError as error:
+            raise UnavailableError(
+                f"Ray could not clean a part: {_last_line(error)}. What is finished is kept: run the command again. "
+                "All machines of a cluster need this release of tidemill[bulk], and the input and output folders.",
+                reason="RAY_FAILED",
+            ) from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        # Before the import: Ray reads them then, and passes them on to its processes.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        own = not self._address
+        if own:
+            os.environ.update({_TOKEN_MODE: "token", _TOKEN: secrets.token_hex(32)})
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise FailedPreconditionError(
+                f"Ray is not installed ({error}). Install tidemill[bulk], or leave out --ray and --ray-address: then "
+                "the processors of this machine are used without it.",
+                reason="RAY_MISSING",
+            ) from error
+        with tempfile.TemporaryDirectory(prefix="tidemill-ray-") as scratch:
+            try:
+                if own:
+                    # One processor more than workers: Ray Data's own tasks need one, too.
+                    where = {"address": "local", "_node_ip_address": "127.0.0.1", "_temp_dir": scratch}
+                    sizes = {"num_cpus": (self._processes or os.cpu_count() or 1) + 1, "object_store_memory": 128 << 20}
+                    ray.init(**where, **sizes, include_dashboard=False, log_to_driver=False, logging_level="error")
+                else:
+                    ray.init(address=self._address, log_to_driver=False, logging_level="error")
+            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                where_to = self._address or "this machine"
+                raise UnavailableError(
+                    f"Ray at {where_to} cannot be used: {_last_line(error)}. Check the address (host:6379), that the "
+                    "cluster runs the same releases of Ray and Python, and its token (RAY_AUTH_TOKEN).",
+                    reason="RAY_UNAVAILABLE",
+                ) from error
+            for name in ("ray", "ray.data"):
+                logging.getLogger(name).setLevel(logging.ERROR)
+            try:
+                yield ray
+            finally:
+                ray.shutdown()
+
+
+class _PartWorker:
+    """An actor of Ray Data: cleans the parts whose numbers it is given."""
+
+    def __init__(self, job: BulkJob, parts: Sequence[Part]) -> None:
+        self._job, self._parts = job, parts
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"outcome": [attempt(self._job, self._parts[int(at)]) for at in batch["at"]]}
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[-1].rstrip(".")
