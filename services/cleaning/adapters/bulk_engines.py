@@ -41,7 +41,7 @@ _TOKEN_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 class BulkJob:
     """What a process needs to clean parts."""
 
-    # The digest already tells recipes apart; a spec cannot be hashed.
+    # Recipes differ by their digests already; a spec cannot be hashed.
     spec: DatasetSpec = field(compare=False)
     recipe_digest: str
     cleaner: PartCleaner

@@ -52,7 +52,7 @@ def input_files(path: Path) -> list[Path]:
         found = sorted(
             each
             for each in path.rglob("*.parquet")
-            # As Spark and Hive name what is no data.
+            # So do Spark and Hive name what is not data.
             if each.is_file() and not any(p.startswith((".", "_")) for p in each.relative_to(path).parts)
         )
         if not found:
@@ -191,7 +191,7 @@ class PartCleaner:
 
 
 def _judged(rows: Sequence[Row], recipe: CompiledRecipe) -> list[Cleaned]:
-    """A verdict for each row; those that are no record never reach the recipe."""
+    """A verdict for each row; those that are not a record never reach the recipe."""
     cleaned = iter(recipe.clean_batch((row.text, row.attributes) for row in rows if row.wrong is None))
     return [next(cleaned) if row.wrong is None else Cleaned("", {}, row.wrong) for row in rows]
 
@@ -318,10 +318,11 @@ def _file(number: int) -> str:
     return f"part-{number:05d}.parquet"
 
 
-def _stay(batch: pa.RecordBatch, gone: Mapping[str, SetRecord]) -> pa.Array:
+def _stay(batch: pa.RecordBatch, gone: Mapping[str, SetRecord]) -> pa.Array[Any]:
     import pyarrow as pa
 
-    ids, sources = batch.column("record_id").to_pylist(), batch.column("source").to_pylist()
+    ids: list[Any] = batch.column("record_id").to_pylist()
+    sources: list[Any] = batch.column("source").to_pylist()
     names = (SetRecord(record_id, "", {}, source).name for record_id, source in zip(ids, sources, strict=True))
     return pa.array([name not in gone for name in names], pa.bool_())
 
@@ -342,7 +343,7 @@ def _rejected_schema() -> pa.Schema:
 def _kept_batch(rows: Sequence[tuple[Row, Cleaned]]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    columns = [
+    columns: list[list[Any]] = [
         [row.record_id for row, _ in rows],
         [row.source for row, _ in rows],
         [cleaned.text for _, cleaned in rows],

@@ -1,4 +1,4 @@
-"""Rows of Parquet files as records, with what is wrong with those that are none."""
+"""Rows of Parquet files as records, with what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 INVALID_REASON = "invalid_record"
-"""Reason of rows that are no record; the detail names file, row and column."""
+"""Reason of rows that are not a record; the detail names file, row and column."""
 ATTRIBUTES = "attributes"
 """Column of a map or struct with all attributes, in the input and in the output."""
 BATCH_ROWS = 2048
@@ -191,7 +191,7 @@ def _attributes(found: Any) -> dict[str, str]:
         if value is None:
             continue
         if not isinstance(name, str) or _ATTRIBUTE.fullmatch(name) is None:
-            raise _WrongValueError(ATTRIBUTES, f"{str(name)[:80]!r} is not a name of an attribute: a-z, 0-9 and _")
+            raise _WrongValueError(ATTRIBUTES, "has a name that no attribute may have; use a-z, 0-9 and _")
         text = _attribute_text(name, value)
         if len(text) * 4 > _MAX_ATTRIBUTE_BYTES and (size := utf8_size(text)) > _MAX_ATTRIBUTE_BYTES:
             raise _WrongValueError(name, f"has {size} bytes; the limit of an attribute is {_MAX_ATTRIBUTE_BYTES}")
@@ -212,7 +212,7 @@ def _attribute_text(name: str, value: Any) -> str:
     raise _WrongValueError(name, f"has a value that is neither text nor a number ({type(value).__name__})")
 
 
-def _values(column: pa.Array) -> list[Any]:
+def _values(column: pa.Array[Any]) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
     except UnicodeDecodeError:
@@ -220,7 +220,7 @@ def _values(column: pa.Array) -> list[Any]:
     return values
 
 
-def _value(scalar: pa.Scalar) -> Any:
+def _value(scalar: pa.Scalar[Any]) -> Any:
     try:
         return scalar.as_py()
     except UnicodeDecodeError:

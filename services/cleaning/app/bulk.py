@@ -93,7 +93,7 @@ class PartEngine(Protocol):
 
 
 Progressed = Callable[[str, int, int], None]
-"""Told the phase, and how many of how many records are done."""
+"""Gets the phase, and how many of how many records are done."""
 
 
 def clean_in_bulk(
@@ -143,7 +143,7 @@ def clean_in_bulk(
 
 
 def _distinct(parts: Sequence[Part], files: PartFiles) -> list[SetRecord]:
-    """All kept records; the operators on the whole set tell records apart by source and id."""
+    """All kept records; the operators on the whole set identify records by source and id."""
     records: list[SetRecord] = []
     seen: set[str] = set()
     for part in parts:
