@@ -6,6 +6,7 @@ Both call `attempt` in other processes and get plain values back, because neithe
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import multiprocessing
 import os
@@ -154,17 +155,21 @@ class RayEngine:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        numbers = ray.data.from_items([{"at": at} for at in range(len(parts))], override_num_blocks=len(parts))
-        outcomes = numbers.map_batches(
-            _PartWorker,
-            fn_constructor_args=(self._job, tuple(parts)),
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        items = ray.data.from_items(
+            [{"part": json.dumps(asdict(part))} for part in parts], override_num_blocks=len(parts)
+        )
+        outcomes = items.map_batches(
+            _attempt_batch,
+            fn_kwargs={"job": self._job},
             batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=processes),
+            compute=ray.data.TaskPoolStrategy(size=processes),
             num_cpus=1,
         )
         try:
             for row in outcomes.iter_rows():
-                yield _report(row["outcome"])
+                yield _report(json.loads(row["outcome"]))
         except RayError as error:
             raise UnavailableError(
                 f"Ray could not clean a part: {_last_line(error)}. What is finished is kept: run the command again. "
@@ -203,22 +208,19 @@ class RayEngine:
                     "cluster runs the same releases of Ray and Python, and its token (RAY_AUTH_TOKEN).",
                     reason="RAY_UNAVAILABLE",
                 ) from error
-            for name in ("ray", "ray.data"):
-                logging.getLogger(name).setLevel(logging.ERROR)
             try:
                 yield ray
             finally:
                 ray.shutdown()
 
 
-class _PartWorker:
-    """An actor of Ray Data: cleans the parts whose numbers it is given."""
-
-    def __init__(self, job: BulkJob, parts: Sequence[Part]) -> None:
-        self._job, self._parts = job, parts
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"outcome": [attempt(self._job, self._parts[int(at)]) for at in batch["at"]]}
+def _attempt_batch(batch: dict[str, Any], job: BulkJob) -> dict[str, Any]:
+    """A task of Ray Data: cleans the parts in a batch."""
+    outcomes = []
+    for text in batch["part"]:
+        value = json.loads(text)
+        outcomes.append(json.dumps(attempt(job, Part(**{**value, "groups": tuple(value["groups"])}))))
+    return {"outcome": outcomes}
 
 
 def _last_line(error: Exception) -> str:

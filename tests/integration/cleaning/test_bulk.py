@@ -244,7 +244,6 @@ def test_bulk_keeps_and_rejects_what_a_built_version_does(version: dataset_pb2.D
     assert {record_id: v.text for record_id, v in found.items() if not v.reason} == kept
 
 
-@pytest.mark.slow  # Ray starts for half a minute on a busy machine.
 def test_ray_writes_the_same_files(cleaning: CleaningProcess, pipeline: Path, parquet: Path, in_bulk: Path) -> None:
     output = in_bulk.with_name("ray")
     key = Path(cleaning.environment["TIDEMILL_PSEUDONYM_KEY_FILE"])

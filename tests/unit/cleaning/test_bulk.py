@@ -288,7 +288,7 @@ def test_two_runs_do_not_write_the_same_output(tmp_path: Path) -> None:
         run(file, tmp_path / "out")
 
 
-def test_records_with_one_id_are_refused_where_duplicates_are_told_by_it(tmp_path: Path) -> None:
+def test_records_with_one_id_are_refused_where_duplicates_are_found_by_it(tmp_path: Path) -> None:
     file = write(tmp_path / "in.parquet", [{"record_id": "x", "text": "a"}, {"record_id": "x", "text": "b"}])
     with pytest.raises(InvalidArgumentError, match="sources/bulk/records/x occurs twice"):
         run(file, tmp_path / "out", ["exact_dedup"])
