@@ -34,6 +34,7 @@ from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord
 from services.cleaning.domain.dataset import Dataset, ImportCount
 from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RawRecord, RecordKey, Verdict, Withdrawal
 from services.kit.storage.database import forget_deleted, read_only, translate_database_errors
+from services.kit.storage.row_writer import RowWriter, Values
 
 _Key = TypeVar("_Key", RecordKey, str)
 
@@ -52,6 +53,14 @@ class SqlRecordStore:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._reads = engine, read_only(engine)
+        dialect = engine.dialect
+        self._raw = RowWriter(dialect, raw_records, _raw_statement(dialect.name))
+        self._claims = RowWriter(dialect, record_claims, _claim_statement(dialect.name))
+        self._imports = RowWriter(
+            dialect, import_records, upsert_statement(dialect.name, import_records, changed_by=["withdrawn"])
+        )
+        judged = upsert_statement(dialect.name, verdicts, changed_by=["recipe_digest", "content_digest"])
+        self._verdicts = RowWriter(dialect, verdicts, judged)
 
     def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal], found: Sequence[Verdict]) -> None:
         """See the port."""
@@ -61,27 +70,33 @@ class SqlRecordStore:
             if known is None or known.record.recency < arrival.record.recency:
                 newest[arrival.record.key] = arrival
         records = [arrival.record for arrival in arrivals]
+        # Sorted by key, so that two members of the group never deadlock on each other's rows.
+        raw = [self._raw.values(raw_row(newest[key].record)) for key in sorted(newest)]
+        claims = [self._claims.values(row) for row in _claim_rows(records, withdrawals)]
+        imports = [self._imports.values(row) for row in _import_rows(records, withdrawals)]
+        judged = self._judged(found, {key: arrival.traceparent for key, arrival in newest.items()})
         with translate_database_errors(), self._engine.begin() as connection:
-            # Sorted by key, so that two members of the group never deadlock on each other's rows.
-            _upsert_raw(connection, [raw_row(newest[key].record) for key in sorted(newest)])
-            _upsert_claims(connection, records, withdrawals)
+            self._raw.write(connection, raw)
+            self._claims.write(connection, claims)
             _settle_withdrawn(connection, {*newest, *(item.key for item in withdrawals)})
-            _upsert(connection, import_records, _import_rows(records, withdrawals), changed_by=["withdrawn"])
-            self._save(connection, found, {key: arrival.traceparent for key, arrival in newest.items()})
+            self._imports.write(connection, imports)
+            self._save(connection, judged)
 
     def save_verdicts(self, found: Sequence[Verdict]) -> None:
         """See the port."""
+        judged = self._judged(found, {})
         with translate_database_errors(), self._engine.begin() as connection:
-            self._save(connection, found, {})
+            self._save(connection, judged)
 
-    def _save(self, connection: Connection, found: Sequence[Verdict], traces: Mapping[RecordKey, str]) -> None:
-        present = _present_digests(connection, {verdict.key for verdict in found})
-        rows = [
-            verdict_row(verdict, traces.get(verdict.key, ""))
-            for verdict in found
-            if present.get(verdict.key) == verdict.content_digest
+    def _judged(self, found: Sequence[Verdict], traces: Mapping[RecordKey, str]) -> list[tuple[Verdict, Values]]:
+        return [
+            (verdict, self._verdicts.values(verdict_row(verdict, traces.get(verdict.key, "")))) for verdict in found
         ]
-        _upsert(connection, verdicts, rows, changed_by=["recipe_digest", "content_digest"])
+
+    def _save(self, connection: Connection, judged: Sequence[tuple[Verdict, Values]]) -> None:
+        present = _present_digests(connection, {verdict.key for verdict, _ in judged})
+        rows = [row for verdict, row in judged if present.get(verdict.key) == verdict.content_digest]
+        self._verdicts.write(connection, rows)
 
     def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
         """See the port."""
@@ -237,42 +252,42 @@ def _verdicts(connection: Connection, source: str, record_id: str) -> Sequence[V
     return [verdict_of(row) for row in connection.execute(query.order_by(verdicts.c.dataset)).mappings()]
 
 
-def _upsert_raw(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+def _raw_statement(dialect: str) -> sqlite.Insert | postgresql.Insert:
     """Inserts contents, or replaces less recent ones; does not change whether a record is withdrawn."""
-    if not rows:
-        return
-    statement = _insert(connection.dialect.name, raw_records)
+    statement = _insert(dialect, raw_records)
     given = statement.excluded
     kept = ("source", "record_id", "withdrawn")
-    statement = statement.on_conflict_do_update(
+    upsert: sqlite.Insert | postgresql.Insert = statement.on_conflict_do_update(
         index_elements=["source", "record_id"],
         set_={column.name: given[column.name] for column in raw_records.columns if column.name not in kept},
         where=tuple_(*(raw_records.c[name] for name in _RECENCY)) < tuple_(*(given[name] for name in _RECENCY)),
     )
-    connection.execute(statement, list(rows))
+    return upsert
 
 
-def _upsert_claims(connection: Connection, records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> None:
+def _claim_statement(dialect: str) -> sqlite.Insert | postgresql.Insert:
+    """Inserts what origins say about records, or replaces what they said before."""
+    statement = _insert(dialect, record_claims)
+    given = statement.excluded
+    upsert: sqlite.Insert | postgresql.Insert = statement.on_conflict_do_update(
+        index_elements=["source", "record_id", "origin"],
+        set_={"arrival": given.arrival, "held": given.held},
+        where=tuple_(record_claims.c.arrival, record_claims.c.held) < tuple_(given.arrival, given.held),
+    )
+    return upsert
+
+
+def _claim_rows(records: Sequence[RawRecord], withdrawals: Sequence[Withdrawal]) -> list[dict[str, Any]]:
     latest: dict[tuple[RecordKey, str], tuple[int, bool]] = {}
     # A record without an origin, from an earlier release, gets no claim: nothing could ever withdraw it.
     said = [((r.key, r.origin), (r.arrival, True)) for r in records if r.origin or not r.import_name]
     said += [((w.key, w.origin), (w.arrival, False)) for w in withdrawals]
     for claim, word in said:
         latest[claim] = max(word, latest.get(claim, word))
-    rows = [
+    return [
         {"source": source, "record_id": record_id, "origin": origin, "arrival": arrival, "held": held}
         for ((source, record_id), origin), (arrival, held) in sorted(latest.items())
     ]
-    if not rows:
-        return
-    statement = _insert(connection.dialect.name, record_claims)
-    given = statement.excluded
-    statement = statement.on_conflict_do_update(
-        index_elements=["source", "record_id", "origin"],
-        set_={"arrival": given.arrival, "held": given.held},
-        where=tuple_(record_claims.c.arrival, record_claims.c.held) < tuple_(given.arrival, given.held),
-    )
-    connection.execute(statement, rows)
 
 
 def _settle_withdrawn(connection: Connection, keys: Iterable[RecordKey]) -> None:
@@ -319,12 +334,6 @@ def key_parts(keys: Iterable[_Key]) -> Iterable[list[_Key]]:
 
 def _insert(dialect: str, table: Table) -> Any:
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
-
-
-def _upsert(connection: Connection, table: Table, rows: Sequence[dict[str, Any]], changed_by: Sequence[str]) -> None:
-    statement = upsert_statement(connection.dialect.name, table, changed_by)
-    if rows:
-        connection.execute(statement, list(rows))
 
 
 def upsert_statement(dialect: str, table: Table, changed_by: Sequence[str]) -> sqlite.Insert | postgresql.Insert:

@@ -45,6 +45,14 @@ def test_looking_for_announcements_reads_the_unannounced_only(engine: Engine) ->
     assert any("ix_verdicts_unannounced" in step for step in plan), plan
 
 
+def test_announcements_of_a_batch_are_found_by_its_records_or_among_the_unannounced(engine: Engine) -> None:
+    keys = [("one", f"r{number}") for number in range(500)]
+    plan = plan_of(engine, lambda store: store.announcements(500, keys))
+    indexed = ("ix_verdicts_unannounced", "ix_verdicts_record")
+    assert any("verdicts" in step and any(index in step for index in indexed) for step in plan), plan
+    assert not any(step.startswith("SCAN verdicts") and "INDEX" not in step for step in plan), plan
+
+
 def test_looking_for_the_next_stale_records_begins_behind_the_last(engine: Engine) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
     dataset = Dataset("datasets/x", DatasetSpec(("one", "two")), "0" * 64, now, now)
