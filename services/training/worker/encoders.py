@@ -22,6 +22,7 @@ from services.training.domain.tasks import Task
 from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.tasks import Objective, pad_right
 from services.training.worker.champion import Rows
+from services.training.worker.parity import SAME, agreement, figures, parity_warnings
 from services.training.worker.phases import Material, Phase, check_stop, kept, kept_folder, seal, train_adapted
 from services.training.worker.sequence import A, Builds, TaskRun
 from services.training.worker.students import drop_students, learnt_student
@@ -144,6 +145,8 @@ class EncoderRun(TaskRun[A]):
             }
 
         measured = kept(job.folder / "eval" / "builds.json", measure)
+        found = {name: [self.compared_as(answer) for answer in measured[name]["answers"]] for name in folders}
+        same = agreement([self.compared_as(answer) for answer in tuned], found)
         variants = []
         for name, path in folders.items():
             manifest = {
@@ -154,6 +157,7 @@ class EncoderRun(TaskRun[A]):
                 "labels": self.outputs,
                 "max_input_tokens": task.max_input_tokens,
                 "embedding_size": encoder_builds.embedding_size(path),
+                SAME: same[name],
             }
             item = measured[name]
             digest, size = seal(job, path, manifest, item.get("probes"))
@@ -161,7 +165,7 @@ class EncoderRun(TaskRun[A]):
             speed = {key: item[key] for key in ("examples_per_second", "latency_p50_ms")}
             variants.append(Variant(name, path.as_uri(), digest, size, quality, **speed))
         phase.end()
-        return Builds(tuple(variants))
+        return Builds(tuple(variants), figures(same), parity_warnings(same))
 
     def _build(self) -> dict[str, Path]:
         """Creates the missing builds."""

@@ -26,6 +26,7 @@ from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import Pair
 from services.training.worker.champion import Rows
 from services.training.worker.objectives import agreement_with_people, objective_of
+from services.training.worker.parity import SAME, agreement, figures, parity_warnings
 from services.training.worker.phases import (
     Material,
     Phase,
@@ -39,7 +40,6 @@ from services.training.worker.sequence import Builds, TaskRun
 
 _LOSSES = "tuned-losses.json"
 # Share of the held-out prompts that a build answers word for word like the merged model.
-_SAME = "same_answer_as_merged"
 
 
 class GenerationRun(TaskRun[str]):
@@ -118,10 +118,7 @@ class GenerationRun(TaskRun[str]):
         folders = self._build(phase)
         losses = [TextLoss(**loss) for loss in kept(job.folder / "eval" / _LOSSES, self._losses)]
         measured = kept(job.folder / "eval" / "builds.json", lambda: self._measured(folders, phase))
-        same = {
-            name: sum(a == b for a, b in zip(measured[name]["answers"], tuned, strict=True)) / len(tuned)
-            for name in folders
-        }
+        same = agreement(tuned, {name: measured[name]["answers"] for name in folders})
         variants = []
         for name, path in folders.items():
             manifest = {
@@ -132,7 +129,7 @@ class GenerationRun(TaskRun[str]):
                 "prompt_template": task.prompt_template,
                 "max_input_tokens": task.max_input_tokens,
                 "max_new_tokens": task.max_target_tokens,
-                _SAME: same[name],
+                SAME: same[name],
             }
             item = measured[name]
             digest, size = seal(job, path, manifest, item.get("probes"))
@@ -151,8 +148,7 @@ class GenerationRun(TaskRun[str]):
                 )
             )
         phase.end()
-        agreement = {f"{_SAME}_{name}": share for name, share in same.items()}
-        return Builds(tuple(variants), agreement, parity_warnings(agreement), loss_per_token(losses))
+        return Builds(tuple(variants), figures(same), parity_warnings(same), loss_per_token(losses))
 
     def compared(
         self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None
@@ -265,17 +261,6 @@ def _tuned_tokenizer(job: Job, material: Material) -> tuple[Any, Path]:
     folder = kept_folder(job.folder / "tokenizer", lambda path: method.write_tokenizer(material.base_folder, path))
     tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
     return tokenizer, folder
-
-
-def parity_warnings(agreement: Mapping[str, float]) -> tuple[str, ...]:
-    """A warning if the fp32 build, whose weights are the merged model's, answers anything differently."""
-    share = agreement.get(f"{_SAME}_fp32", 1.0)
-    if share == 1.0:
-        return ()
-    return (
-        f"compression.variants: the fp32 build answers {1 - share:.1%} of the held-out prompts differently than the "
-        "merged model; compare their answers before you publish it.",
-    )
 
 
 RUN = GenerationRun

@@ -14,7 +14,7 @@ from services.training.engine.methods.kto import Kto
 from services.training.engine.methods.lora import Lora
 from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.virtual_tokens import token_name
-from services.training.worker.generation import parity_warnings
+from services.training.worker.parity import parity_warnings
 from tests.integration.training.bases import BAD, GOOD, make_writer, write_reviews, write_snapshot
 from tests.integration.training.jobs import work, writer_spec
 
@@ -89,6 +89,6 @@ def test_preferences_are_learnt_and_served(writer: Path, tmp_path: Path, method:
 
 
 def test_a_build_of_the_same_weights_that_answers_differently_is_reported() -> None:
-    (warning,) = parity_warnings({"same_answer_as_merged_fp32": 0.75, "same_answer_as_merged_int8": 0.5})
+    (warning,) = parity_warnings({"fp32": 0.75, "int8": 0.5})
     assert "25.0%" in warning
-    assert parity_warnings({"same_answer_as_merged_fp32": 1.0, "same_answer_as_merged_int8": 0.5}) == ()
+    assert parity_warnings({"fp32": 1.0, "int8": 0.5}) == ()

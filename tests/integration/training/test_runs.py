@@ -100,6 +100,8 @@ def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> No
     assert fp32.quality.value == report.tuned.value
     assert int8.size_bytes < fp32.size_bytes
     assert not fp32.HasField("loss")
+    assert report.figures["same_answer_as_merged_fp32"] == 1.0
+    assert 0.5 < report.figures["same_answer_as_merged_int8"] <= 1.0
     ids = np.array([[2, 5, 7, 0], [2, 6, 0, 0]], dtype=np.int64)
     vectors = []
     for variant in report.variants:

@@ -51,6 +51,8 @@ def test_what_was_marked_is_found_by_the_model_and_by_its_builds(trained: Traine
     assert fp32.quality.value == pytest.approx(report.tuned.value, abs=0.02)
     assert int8.quality.value > 0.8
     assert fp32.latency_p50_ms > 0
+    assert report.figures["same_answer_as_merged_fp32"] > 0.9
+    assert report.figures["same_answer_as_merged_int8"] > 0.5
     manifest = json.loads((trained.folder / "variants" / "fp32" / MANIFEST).read_text())
     assert manifest["task"] == "token_classification"
     assert manifest["labels"] == ["O", "B-BAD", "I-BAD", "B-GOOD", "I-GOOD"]
