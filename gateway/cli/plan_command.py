@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
+from tidemill.training.v1.run_pb2 import Strategy
 from tidemill.training.v1.training_service_pb2 import PlanTrainingRequest, PlanTrainingResponse
 
 from gateway.cli.amounts import byte_count
@@ -52,7 +53,9 @@ def plan(
     )
     print_whole(strategies(found))
     if found.nearest:
-        out.print(f"Does not fit on one device: {found.nearest}.")
+        strategy = Strategy.Name(training.spec.strategy).removeprefix("STRATEGY_").lower()
+        where = f"with {strategy}" if training.spec.processes > 1 else "on one device"
+        out.print(f"Does not fit {where}: {found.nearest}.")
     out.print("\nWith this method and batch, fsdp in 16 bits with blocks computed again, devices of that size for:")
     print_whole(sizes(found))
 

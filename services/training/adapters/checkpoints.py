@@ -9,7 +9,7 @@ from pathlib import Path
 from services.kit.ids import new_id
 from services.training.engine.loop import Checkpoint
 
-_ACCELERATOR = "accelerator.safetensors"
+_ACCELERATOR, _RANKS = "accelerator.safetensors", "ranks.safetensors"
 
 
 class CheckpointFolder:
@@ -31,6 +31,8 @@ class CheckpointFolder:
             save_file({"random_state": checkpoint.random_state}, partial / "random.safetensors")
             if checkpoint.accelerator:
                 save_file(checkpoint.accelerator, partial / _ACCELERATOR)
+            if checkpoint.ranks:
+                save_file(checkpoint.ranks, partial / _RANKS)
             (partial / "state.json").write_text(json.dumps({"step": checkpoint.step, "losses": checkpoint.losses}))
             shutil.rmtree(target, ignore_errors=True)
             partial.rename(target)
@@ -56,5 +58,5 @@ class CheckpointFolder:
             load_file(found[-1] / "optimizer.safetensors"),
             load_file(found[-1] / "random.safetensors")["random_state"],
             state["losses"],
-            load_file(found[-1] / _ACCELERATOR) if (found[-1] / _ACCELERATOR).is_file() else {},
+            *(load_file(path) if (path := found[-1] / name).is_file() else {} for name in (_ACCELERATOR, _RANKS)),
         )

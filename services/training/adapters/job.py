@@ -30,6 +30,8 @@ EXIT_FAILED = 70
 EXIT_DISK_FULL = 74
 # Another process works on the job.
 EXIT_AT_WORK = 76
+# Another process of the training was killed.
+EXIT_RANK_LOST = 77
 
 _PID_FILE = "worker.pid"
 # How long a worker waits for the lock, which the service takes for an instant when it looks who holds it.

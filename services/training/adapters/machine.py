@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,7 +26,8 @@ class LocalMachine:
         gpus = _gpus()
         if gpus:
             return Machine("cuda", self._memory or min(gpus), len(gpus), half=True)
-        return Machine("cpu", self._memory or main_memory(), half=_computes_in_16_bits())
+        cores = len(os.sched_getaffinity(0))
+        return Machine("cpu", self._memory or main_memory(), half=_computes_in_16_bits(), cores=cores)
 
 
 def _gpus() -> list[int]:

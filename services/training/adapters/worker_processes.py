@@ -16,6 +16,7 @@ from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import (
     EXIT_AT_WORK,
     EXIT_DISK_FULL,
+    EXIT_RANK_LOST,
     FAILURE_FILE,
     REPORT_FILE,
     STOPPED_FILE,
@@ -111,6 +112,8 @@ class WorkerProcesses:
         code = self._codes.get(run.name)
         if code == -signal.SIGKILL:
             how = "It was killed by signal 9, which usually means that the system ran out of memory."
+        elif code == EXIT_RANK_LOST:
+            how = "It ended because another process of its training was killed."
         elif code is not None and code < 0:
             how = f"It was ended by signal {-code} ({signal.Signals(-code).name})."
         else:

@@ -108,19 +108,32 @@ class Runs:
 
     def _admit(self, spec: TrainingSpec) -> None:
         """Refuses a run that this machine has too little memory for: it would be killed in the middle of its work."""
+        machine = self._machine.look()
+        if spec.processes > max(1, machine.max_processes):
+            most = machine.max_processes
+            nearest = f"name {most}" if most > 1 else "leave strategy and processes out"
+            wrong = f"{spec.processes} processes need one each, and there {machine.counted}: {nearest}"
+            raise FailedPreconditionError(
+                f"spec.processes: {wrong}.",
+                reason="DEVICES_MISSING",
+                metadata={"processes": str(spec.processes), "max_processes": str(most)},
+                violations=[FieldViolation("spec.processes", wrong)],
+            )
         try:
             plan = self.plan(spec)
         except InvalidArgumentError as error:
             logger.warning("a run of %s is admitted without a memory plan: %s", spec.base_model, error.message)
             return
-        if plan.single.fits:
+        chosen = plan.chosen
+        if chosen.fits:
             return
-        needed, there = plan.single.total / 1e9, plan.machine.memory_bytes / 1e9
-        wrong = f"the run needs about {needed:.1f} GB of memory, and there are {there:.1f} GB: {plan.nearest}"
+        needed, there = chosen.total / 1e9, plan.machine.memory_bytes / 1e9
+        each = f" for each of its {chosen.devices} processes" if chosen.devices > 1 else ""
+        wrong = f"the run needs about {needed:.1f} GB of memory{each}, and there are {there:.1f} GB: {plan.nearest}"
         raise FailedPreconditionError(
             f"spec.optimization.batch_size: {wrong}. `tidemill plan` shows what takes it.",
             reason="MEMORY_TOO_SMALL",
-            metadata={"needed_bytes": str(plan.single.total), "memory_bytes": str(plan.machine.memory_bytes)},
+            metadata={"needed_bytes": str(chosen.total), "memory_bytes": str(plan.machine.memory_bytes)},
             violations=[FieldViolation("spec.optimization.batch_size", wrong)],
         )
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
+from services.training.domain.strategies import Strategy
 from services.training.domain.students import Distillation, Student, misfits, violations
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 
@@ -23,7 +24,8 @@ class Method(Protocol):
     """Which weights are trained: a frozen dataclass of options, see `services.training.engine.methods`.
 
     A method that is not for every task lists the kinds of its tasks in a class variable `TASKS`. A method that reads a
-    column of its own has a class variable `COLUMN`, the name of the option that contains the column's name.
+    column of its own has a class variable `COLUMN`, the name of the option that contains the column's name. One that
+    works with other strategies than `single` lists all of its strategies in `STRATEGIES`.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -115,6 +117,8 @@ class TrainingSpec:
     max_eval_examples: int = 0
     students: tuple[Student, ...] = field(default=(), metadata=LATER)
     distillation: Distillation = field(default=Distillation(), metadata=LATER)
+    strategy: Strategy = field(default="single", metadata=LATER)
+    processes: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._violations())
@@ -133,8 +137,34 @@ class TrainingSpec:
         able: tuple[str, ...] | None = getattr(self.method, "TASKS", None)
         if able is not None and self.task.kind not in able:
             found.append(FieldViolation(f"spec.{self.method.kind}", f"is for {', '.join(able)} only"))
+        found += self._unshareable()
         found += violations(self.students, self.distillation, self.task.ARCHITECTURE == "encoder", self.task.kind)
         found += self.task.violations()
+        return found
+
+    def _unshareable(self) -> list[FieldViolation]:
+        """Why the processes cannot share the work."""
+        strategy, processes = self.strategy, self.processes
+        if strategy == "single":
+            wrong = "single has one process; name strategy ddp or fsdp for more"
+            return [FieldViolation("spec.processes", wrong)] if processes != 1 else []
+        found: list[FieldViolation] = []
+        if processes < 2:
+            wrong = f"{strategy} needs 2 or more processes; for one, leave strategy out"
+            found.append(FieldViolation("spec.processes", wrong))
+        if self.optimization.batch_size < processes:
+            wrong = (
+                f"each of the {processes} processes needs an example of a batch; name {processes} or more, or fewer "
+                "processes"
+            )
+            found.append(FieldViolation("spec.optimization.batch_size", wrong))
+        able: tuple[Strategy, ...] = getattr(self.method, "STRATEGIES", ("single",))
+        if strategy not in able:
+            wrong = f"{self.method.kind} does not work with {strategy}; choose from {', '.join(able)}"
+            found.append(FieldViolation("spec.strategy", wrong))
+        if strategy == "fsdp" and self.optimization.precision == "fp16":
+            wrong = "fp16 does not work with fsdp; choose bf16 or fp32, or strategy ddp"
+            found.append(FieldViolation("spec.optimization.precision", wrong))
         return found
 
     @property

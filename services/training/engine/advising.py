@@ -163,9 +163,9 @@ def _recipe(
     if goal == "accuracy":
         full = _spec(wishes, pick, make_method("full", {}))
         plan = plan_run(full, config, trainer)
-        if plan.single.fits:
+        if plan.chosen.fits:
             return full, ()
-        note = f"full fine-tuning needs {plan.single.total / 1e9:.1f} GB here, so adapters are trained"
+        note = f"full fine-tuning needs {plan.chosen.total / 1e9:.1f} GB here, so adapters are trained"
     else:
         note = ""
     plan = plan_run(lora, config, trainer)

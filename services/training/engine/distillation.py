@@ -63,6 +63,10 @@ class DistillationObjective:
             loss = loss + functional.mse_loss(state, target) / target.square().mean() / len(self._ends)
         return loss, int(mask.sum())
 
+    def targets(self, indices: Sequence[int]) -> int:
+        """The texts; a student learns in one process."""
+        return len(indices)
+
 
 def outputs(model: Any, ids: Tensor, mask: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """A classifier's logits, and the hidden states [batch, length, hidden] of embeddings and layers."""

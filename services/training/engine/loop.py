@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from services.training.domain.training_spec import Optimization, Precision
 from services.training.engine.batches import batch_order
+from services.training.engine.parallel import Parallel, Trainee
 from services.training.engine.tasks import Objective
-from services.training.engine.weights import load_trainable_state, trainable_state
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+_ALONE = Parallel()
 _CLIP = 1.0
 _RATE_WINDOW = 8
 
@@ -49,6 +51,8 @@ class Checkpoint:
     losses: list[float] = field(default_factory=list)
     accelerator: dict[str, Tensor] = field(default_factory=dict)
     """On a GPU: its random state, and the scale of fp16 losses with the number of steps since the scale changed."""
+    ranks: dict[str, Tensor] = field(default_factory=dict)
+    """The random states of further processes, by `rank/name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,7 @@ def train(
     options: Optimization,
     *,
     device: torch.device,
+    parallel: Parallel = _ALONE,
     resume: Checkpoint | None = None,
     on_step: Callable[[StepProgress], None] = lambda _: None,
     on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
@@ -94,43 +99,50 @@ def train(
 ) -> Outcome:
     """Trains the trainable weights of `model` in place.
 
-    A run resumed from a checkpoint ends with the same weights as one that was never interrupted.
+    A run resumed from a checkpoint ends with the same weights as one that was never interrupted. Where several
+    processes share the training, all call this with the same arguments; only rank 0 has the result in `model`, and only
+    its `on_step` and `on_checkpoint` are called.
 
     Raises:
-        Cancelled: `should_stop` returned True; `on_checkpoint` got a checkpoint of that step before.
+        Cancelled: `should_stop` returned True, in any of them; `on_checkpoint` got a checkpoint of that step before.
         FloatingPointError: the loss is not finite; the spec's learning rate is too high for the model.
     """
     import torch
 
     total = options.total_steps(len(objective.lengths))
     accumulate = max(1, options.gradient_accumulation)
-    torch.manual_seed(options.seed)
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    trainee = parallel.trainee(model, objective, device)
+    # Dropout must differ among the processes.
+    torch.manual_seed(options.seed + parallel.rank)
+    named = trainee.named
     optimizer = torch.optim.AdamW(
         [p for _, p in named], lr=options.learning_rate, weight_decay=options.weight_decay, foreach=True
     )
     # 1) Restore weights, optimizer and random state, so that a resumed run repeats no step.
     start, losses = 0, []
     if resume is not None:
-        load_trainable_state(model, resume.weights)
-        _load_optimizer(optimizer, named, resume.optimizer)
-        torch.set_rng_state(resume.random_state)
+        _load_weights(trainee, resume.weights)
+        _load_optimizer(optimizer, trainee, resume.optimizer)
+        torch.set_rng_state(_of_rank(resume, parallel.rank).get("random_state", torch.get_rng_state()))
         start, losses = resume.step, list(resume.losses)
     # 2) Mixed precision: bf16 needs no loss scaling, fp16 does.
     half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(usable_precision(options.precision, device))
     scaler = torch.amp.GradScaler(device.type, enabled=options.precision == "fp16" and device.type == "cuda")
     if resume is not None:
-        load_accelerator(device, scaler, resume.accelerator)
+        load_accelerator(device, scaler, {**resume.accelerator, **_of_rank(resume, parallel.rank, "accelerator/")})
     batches = batch_order(objective.lengths, options.batch_size, options.seed, start=start * accumulate)
 
     def checkpoint(step: int) -> Checkpoint:
+        accelerator = accelerator_state(device, scaler)
+        own = {"random_state": torch.get_rng_state(), **{f"accelerator/{k}": v for k, v in accelerator.items()}}
         return Checkpoint(
             step,
-            trainable_state(model),
-            _optimizer_state(optimizer, named),
-            torch.get_rng_state(),
+            {name: trainee.whole(weight) for name, weight in named},
+            _optimizer_state(optimizer, trainee),
+            own["random_state"],
             list(losses),
-            accelerator_state(device, scaler),
+            accelerator,
+            trainee.gathered(own),
         )
 
     # 3) One optimizer step: `accumulate` batches, clip, update, report, and a checkpoint when one is due.
@@ -142,12 +154,14 @@ def train(
         rate = learning_rate_at(step, total, options.learning_rate, options.warmup_ratio)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        for indices in islice(batches, accumulate):
-            with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-                loss, read = objective.loss(model, indices, device)
-            scaler.scale(loss / accumulate).backward()  # type: ignore[no-untyped-call]
+        for number, indices in enumerate(islice(batches, accumulate), 1):
+            with trainee.accumulating() if number < accumulate else nullcontext():
+                with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
+                    loss, read = trainee.loss(indices)
+                scaler.scale(loss / accumulate).backward()  # type: ignore[no-untyped-call]
             tokens += read
             loss_sum += float(loss.detach()) / accumulate
+        loss_sum, tokens = trainee.total(loss_sum, tokens)
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss is {loss_sum} at step {step + 1}; lower optimization.learning_rate")
         scaler.unscale_(optimizer)
@@ -159,21 +173,18 @@ def train(
         tokens_all += tokens
         recent = [*recent[-(_RATE_WINDOW - 1) :], (time.perf_counter() - step_began, tokens)]
         seconds = sum(s for s, _ in recent)
-        on_step(
-            StepProgress(
-                step + 1,
-                total,
-                loss_sum,
-                rate,
-                sum(t for _, t in recent) / seconds,
-                seconds / len(recent) * (total - step - 1),
-            )
-        )
-        stop = should_stop()
+        per_second, remaining = sum(t for _, t in recent) / seconds, seconds / len(recent) * (total - step - 1)
+        if not parallel.rank:
+            on_step(StepProgress(step + 1, total, loss_sum, rate, per_second, remaining))
+        stop = trainee.agreed(should_stop())
         if stop or (step + 1) % options.checkpoint_every == 0 or step + 1 == total:
-            on_checkpoint(checkpoint(step + 1))
+            state = checkpoint(step + 1)
+            if not parallel.rank:
+                on_checkpoint(state)
+            del state
         if stop and step + 1 < total:
             raise Cancelled
+    trainee.finish()
     model.eval()
     return Outcome(losses, tokens_all, time.perf_counter() - began)
 
@@ -203,20 +214,47 @@ def load_accelerator(device: torch.device, scaler: Any, state: dict[str, Tensor]
         scaler.load_state_dict({**scaler.state_dict(), "scale": scale, "_growth_tracker": int(tracker)})
 
 
-def _optimizer_state(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]]) -> dict[str, Tensor]:
+def _of_rank(checkpoint: Checkpoint, rank: int, prefix: str = "") -> dict[str, Tensor]:
+    """What a checkpoint has of one process only, by its name without the prefix."""
+    if not rank:
+        return {} if prefix else {"random_state": checkpoint.random_state}
+    start = f"{rank}/{prefix}"
+    return {name.removeprefix(start): value for name, value in checkpoint.ranks.items() if name.startswith(start)}
+
+
+def _load_weights(trainee: Trainee, state: dict[str, Tensor]) -> None:
+    """Restores the weights of a checkpoint.
+
+    Raises:
+        ValueError: the names differ, so the checkpoint belongs to another training spec.
+    """
+    import torch
+
+    own = dict(trainee.named)
+    if own.keys() != state.keys():
+        odd = sorted(own.keys() ^ state.keys())[:3]
+        raise ValueError(
+            f"the checkpoint belongs to another training spec; for example {', '.join(odd)} is on one side only"
+        )
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(trainee.part(state[name], parameter))
+
+
+def _optimizer_state(optimizer: torch.optim.Optimizer, trainee: Trainee) -> dict[str, Tensor]:
     """AdamW's moments by parameter name."""
     return {
-        f"{name}/{key}": value.detach().contiguous()
-        for name, parameter in named
+        f"{name}/{key}": value.detach().contiguous() if key == "step" else trainee.whole(value)
+        for name, parameter in trainee.named
         for key, value in optimizer.state[parameter].items()
     }
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, named: list[tuple[str, Any]], state: dict[str, Tensor]) -> None:
-    for parameter_name, parameter in named:
+def _load_optimizer(optimizer: torch.optim.Optimizer, trainee: Trainee, state: dict[str, Tensor]) -> None:
+    for parameter_name, parameter in trainee.named:
         prefix = f"{parameter_name}/"
         # Loaded files are in main memory. Moments move to the device of their parameter; the step count stays.
         optimizer.state[parameter] = {
-            name: value.clone() if name == "step" else value.to(parameter.device, copy=True)
+            name: value.clone() if name == "step" else trainee.part(value, parameter)
             for name, value in ((key.removeprefix(prefix), v) for key, v in state.items() if key.startswith(prefix))
         }

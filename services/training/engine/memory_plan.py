@@ -7,13 +7,11 @@ and encoders of BERT's. `docs/benchmarks.md` compares it with measured peaks.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
+from services.training.domain.strategies import Strategy
 from services.training.engine.model_shape import Shape
 
-Strategy = Literal["single", "ddp", "fsdp"]
-STRATEGIES: tuple[Strategy, ...] = ("single", "ddp", "fsdp")
 _FLOAT, _HALF = 4, 2
 _MOMENTS = 2
 
@@ -25,6 +23,10 @@ class Batch:
     examples: int
     tokens: int
     targets: int
+
+    def share(self, devices: int) -> Batch:
+        """The largest of the devices' shares of this batch; at least one text."""
+        return replace(self, examples=math.ceil(self.examples / devices))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +152,14 @@ def devices_needed(
 ) -> int | None:
     """The smallest number of devices, a power of two, on which the training fits with fsdp; None if `limit` is too few.
 
-    One device is used without fsdp.
+    One device is used without fsdp; several share the `batch`.
     """
     count = 1
     while count <= limit:
         strategy: Strategy = "single" if count == 1 else "fsdp"
         plan = plan_memory(
             shape,
-            batch,
+            batch.share(count),
             trainable=trainable,
             half=half,
             strategy=strategy,

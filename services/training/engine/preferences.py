@@ -117,6 +117,10 @@ class PreferenceObjective:
         chosen, rejected, read = self._ratios(model, indices, device)
         return dpo_loss(chosen, rejected, beta=self._beta, label_smoothing=self._smoothing), read
 
+    def targets(self, indices: Sequence[int]) -> int:
+        """The preferences."""
+        return len(indices)
+
     def accuracy(self, model: nn.Module, device: torch.device) -> list[float]:
         """For each example 1.0 if training favoured the chosen answer over the rejected one, else 0.0."""
         import torch
@@ -164,6 +168,10 @@ class RatingObjective:
             mismatched, more = self._reference.ratios(model, keys, swapped, device)
         good = torch.tensor([e.good for e in examples], device=device)
         return kto_loss(ratios, good, mismatched, beta=self._beta, **self._weights), read + more
+
+    def targets(self, indices: Sequence[int]) -> int:
+        """The ratings; each is compared with others of its batch, so shares of one would learn something else."""
+        return len(indices)
 
     def accuracy(self, model: nn.Module, device: torch.device) -> list[float]:
         """For each example 1.0 if training made a good answer likelier or a bad answer less likely, else 0.0."""

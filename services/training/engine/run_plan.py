@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.training.domain.machine import Machine
+from services.training.domain.strategies import STRATEGIES, Strategy
 from services.training.domain.students import Student
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.attention import SHORT
-from services.training.engine.memory_plan import (
-    STRATEGIES,
-    Batch,
-    MemoryPlan,
-    Strategy,
-    devices_needed,
-    plan_memory,
-)
+from services.training.engine.memory_plan import Batch, MemoryPlan, devices_needed, plan_memory
 from services.training.engine.method_capabilities import Footprint, Plannable
 from services.training.engine.methods import make_method
 from services.training.engine.model_shape import SHAPES, Shape
@@ -30,7 +25,11 @@ _FLOAT = 4
 
 @dataclass(frozen=True, slots=True)
 class StrategyPlan:
-    """What one device holds under a strategy; `total` with the libraries, where the device is a processor."""
+    """What one device holds under a strategy; `total` with the libraries, where the device is a processor.
+
+    `fits` if the machine has the devices and each the memory. The processes on a processor share its memory and its
+    cores, so there all of them have to fit.
+    """
 
     strategy: Strategy
     devices: int
@@ -60,12 +59,13 @@ class RunPlan:
     machine: Machine
     strategies: tuple[StrategyPlan, ...]
     sizes: tuple[SizePlan, ...]
+    strategy: Strategy = "single"
     nearest: str = ""
 
     @property
-    def single(self) -> StrategyPlan:
-        """On one device, as runs are trained."""
-        return self.strategies[0]
+    def chosen(self) -> StrategyPlan:
+        """That of the spec's strategy."""
+        return next(each for each in self.strategies if each.strategy == self.strategy)
 
 
 def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) -> RunPlan:
@@ -81,7 +81,7 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
     """
     shape = Shape.of_config(config)
     trainable = trained_weights(spec, shape)
-    count = max(2, machine.devices)
+    count = max(2, machine.devices) if spec.strategy == "single" else spec.processes
     strategies = tuple(_strategy(spec, shape, machine, each, 1 if each == "single" else count) for each in STRATEGIES)
     sizes = tuple(
         SizePlan(
@@ -98,8 +98,8 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
         )
         for name, size in SHAPES.items()
     )
-    nearest = "" if strategies[0].fits else _nearest(spec, shape, machine)
-    return RunPlan(shape.parameters, trainable, machine, strategies, sizes, nearest)
+    plan = RunPlan(shape.parameters, trainable, machine, strategies, sizes, spec.strategy)
+    return plan if plan.chosen.fits else replace(plan, nearest=_nearest(spec, shape, machine))
 
 
 def trained_weights(spec: TrainingSpec, shape: Shape) -> int:
@@ -130,7 +130,7 @@ def _batch(spec: TrainingSpec, shape: Shape) -> Batch:
 
 
 def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Strategy, devices: int) -> StrategyPlan:
-    batch, wanted = _batch(spec, shape), spec.optimization.precision
+    batch, wanted = _batch(spec, shape).share(devices), spec.optimization.precision
     method, on_processor = _footprint(spec, shape), machine.kind == "cpu"
     half = wanted != "fp32" and machine.half and not (on_processor and wanted == "fp16")
     plan = plan_memory(
@@ -153,14 +153,18 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
             activations=plan.activations + table,
             peak=plan.peak + parted + table,
         )
+    if strategy == "fsdp":
+        # Each process has the whole model before it keeps its share, and rank 0 again once it has learnt.
+        plan = replace(plan, peak=max(plan.peak, shape.parameters * _FLOAT))
+    libraries = _PROCESS_BYTES if on_processor else 0
+    needed = (plan.peak + libraries) * (devices if on_processor else 1)
     for student in spec.students:
-        plan = _larger(plan, _distillation(spec, shape, student, half=half, on_processor=on_processor))
-    total = plan.peak + (_PROCESS_BYTES if on_processor else 0)
-    return StrategyPlan(strategy, devices, plan, total, total <= machine.memory_bytes)
-
-
-def _larger(one: MemoryPlan, other: MemoryPlan) -> MemoryPlan:
-    return one if one.peak >= other.peak else other
+        # By one process, after the training.
+        learning = _distillation(spec, shape, student, half=half, on_processor=on_processor)
+        needed = max(needed, learning.peak + libraries)
+        plan = plan if plan.peak >= learning.peak else learning
+    able = devices <= max(1, machine.max_processes)
+    return StrategyPlan(strategy, devices, plan, plan.peak + libraries, able and needed <= machine.memory_bytes)
 
 
 def _distillation(spec: TrainingSpec, shape: Shape, wanted: Student, *, half: bool, on_processor: bool) -> MemoryPlan:
@@ -195,11 +199,25 @@ def _distillation(spec: TrainingSpec, shape: Shape, wanted: Student, *, half: bo
 
 def _nearest(spec: TrainingSpec, shape: Shape, machine: Machine) -> str:
     """The first of the gentler specs that fits, and what it changes; a sentence in every case."""
-    for other, change in _gentler(spec, shape):
-        plan = _strategy(other, shape, machine, "single", 1)
+    for other, change in (*_fewer(spec, machine), *_gentler(spec, shape)):
+        plan = _strategy(other, shape, machine, other.strategy, other.processes)
         if plan.fits:
             return f"{change} needs {plan.total / 1e9:.1f} GB and fits"
     return "no smaller batch and no adapters make it fit; choose a smaller base model or shorter texts"
+
+
+def _fewer(spec: TrainingSpec, machine: Machine) -> Iterator[tuple[TrainingSpec, str]]:
+    """The same training by a strategy or a number of processes for which the machine has more room."""
+    if spec.strategy == "single":
+        return
+    there = machine.max_processes
+    if spec.processes > there > 1:
+        yield replace(spec, processes=there), f"processes {there}"
+    if spec.processes <= there and spec.strategy == "ddp" and "fsdp" in getattr(spec.method, "STRATEGIES", ()):
+        # It shares what ddp copies.
+        with suppress(InvalidArgumentError):
+            yield replace(spec, strategy="fsdp"), "strategy fsdp"
+    yield replace(spec, strategy="single", processes=1), "strategy single"
 
 
 def _gentler(spec: TrainingSpec, shape: Shape) -> Iterator[tuple[TrainingSpec, str]]:
@@ -214,7 +232,7 @@ def _gentler(spec: TrainingSpec, shape: Shape) -> Iterator[tuple[TrainingSpec, s
             yield base, f"lora instead of {spec.method.kind}"
         size, accumulation = base.optimization.batch_size, base.optimization.gradient_accumulation
         least = _footprint(base, shape).min_batch
-        while size % 2 == 0 and size // 2 >= least:
+        while size % 2 == 0 and size // 2 >= max(least, base.processes):
             size, accumulation = size // 2, accumulation * 2
             changed = replace(base.optimization, batch_size=size, gradient_accumulation=accumulation)
             words = f"optimization.batch_size {size} with gradient_accumulation {accumulation}"

@@ -27,6 +27,10 @@ class Objective(Protocol):
         """Mean loss of a batch (a scalar), and the number of tokens that the model read."""
         ...
 
+    def targets(self, indices: Sequence[int]) -> int:
+        """Number of what `loss` is the mean over, by which shares of a batch are weighted."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -54,6 +58,10 @@ class CompletionObjective:
 
         logits, targets, read = target_logits(model, [self._pairs[i] for i in indices], self._pad, device)
         return functional.cross_entropy(logits, targets), read
+
+    def targets(self, indices: Sequence[int]) -> int:
+        """The target tokens."""
+        return sum(len(self._pairs[i].target) for i in indices)
 
 
 def target_logits(
@@ -114,6 +122,10 @@ class ClassificationObjective:
         labels = torch.tensor([self._labels[i] for i in indices], device=device)
         return functional.cross_entropy(logits.float(), labels), int(mask.sum())
 
+    def targets(self, indices: Sequence[int]) -> int:
+        """The texts."""
+        return len(indices)
+
 
 class TokenObjective:
     """Cross entropy over the tags of the tokens; tokens without a tag are not learnt."""
@@ -133,7 +145,12 @@ class TokenObjective:
         tags, _ = pad_right([self._tags[i] for i in indices], NO_TAG)
         logits = model(ids.to(device), mask.to(device))
         loss = functional.cross_entropy(logits.float().flatten(0, 1), tags.to(device).flatten(), ignore_index=NO_TAG)
-        return loss, int(mask.sum())
+        # Of texts without any tag the mean is not a number.
+        return loss if self.targets(indices) else logits.sum() * 0.0, int(mask.sum())
+
+    def targets(self, indices: Sequence[int]) -> int:
+        """The tokens that have a tag."""
+        return sum(tag != NO_TAG for i in indices for tag in self._tags[i])
 
 
 def pad_right(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:

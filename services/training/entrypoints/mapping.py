@@ -17,6 +17,7 @@ from services.training.domain.advice import Wishes
 from services.training.domain.device import HERE
 from services.training.domain.report import Comparison, LossPoint, Metric, Report
 from services.training.domain.run import Run, RunState
+from services.training.domain.strategies import Strategy
 from services.training.domain.students import Distillation, Student
 from services.training.domain.tasks import TASKS, VARIANTS, Task
 from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
@@ -43,6 +44,18 @@ _PRECISION_MESSAGES = {
     "bf16": run_pb2.PRECISION_BF16,
     "fp16": run_pb2.PRECISION_FP16,
     "auto": run_pb2.PRECISION_AUTO,
+}
+_STRATEGIES: dict[int, Strategy] = {
+    run_pb2.STRATEGY_UNSPECIFIED: "single",
+    run_pb2.STRATEGY_SINGLE: "single",
+    run_pb2.STRATEGY_DDP: "ddp",
+    run_pb2.STRATEGY_FSDP: "fsdp",
+}
+_STRATEGY_MESSAGES = {
+    # As every spec of earlier releases.
+    "single": run_pb2.STRATEGY_UNSPECIFIED,
+    "ddp": run_pb2.STRATEGY_DDP,
+    "fsdp": run_pb2.STRATEGY_FSDP,
 }
 
 
@@ -74,6 +87,8 @@ def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
         max_eval_examples=spec.evaluation.max_examples,
         students=tuple(_student_from(student) for student in spec.compression.students),
         distillation=_distillation_from(spec.compression.distillation),
+        strategy=_STRATEGIES[spec.strategy],
+        processes=spec.processes or 1,
     )
 
 
@@ -111,6 +126,8 @@ def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
             distillation=run_pb2.Distillation(**asdict(spec.distillation)) if spec.students else None,
         ),
         model_name=spec.model_name,
+        strategy=_STRATEGY_MESSAGES[spec.strategy],
+        processes=spec.processes if spec.strategy != "single" else 0,
     )
     _set(message, asdict(spec.task))
     options = asdict(spec.method)

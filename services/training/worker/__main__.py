@@ -17,7 +17,7 @@ from pathlib import Path
 from opentelemetry import trace
 
 from services.kit.config import ServiceSettings, load_settings
-from services.kit.errors import FailedPreconditionError, explained
+from services.kit.errors import explained
 from services.kit.storage.temporary import temporary_files
 from services.kit.telemetry import schema
 from services.kit.telemetry.context import continued_trace
@@ -37,6 +37,7 @@ from services.training.adapters.job import (
 )
 from services.training.engine.loop import Cancelled
 from services.training.worker.priority import lower_priority
+from services.training.worker.ranks import Ranks, failure_of
 
 logger = logging.getLogger("services.training.worker")
 
@@ -74,8 +75,12 @@ def work_on(path: Path) -> int:
 
 
 def _work(job: Job) -> int:
+    from services.training.worker.sequence import run_rank
+
     lower_priority(job.niceness)
     os.environ.update(OFFLINE)
+    # Before this process has threads.
+    ranks = Ranks(job, run_rank)
     settings = load_settings(ServiceSettings)
     sampling = Sampling(settings.traces_per_s, settings.slow_trace_s)
     telemetry = start_telemetry(
@@ -93,13 +98,14 @@ def _work(job: Job) -> int:
             temporary_files(settings.state, "training-worker"),
             continued_trace(traceparent),
             tracer.start_as_current_span("training run", attributes={schema.RUN: job.run}),
+            ranks.watch(telemetry.shutdown),
         ):
-            return _run(job, stop)
+            return _run(job, stop, ranks)
     finally:
         telemetry.shutdown()
 
 
-def _run(job: Job, stop: threading.Event) -> int:
+def _run(job: Job, stop: threading.Event, ranks: Ranks) -> int:
     import torch
 
     from services.training.worker.phases import drop_stored, store, with_loss_curve
@@ -107,7 +113,7 @@ def _run(job: Job, stop: threading.Event) -> int:
 
     torch.set_num_threads(job.threads)
     try:
-        report = store(job, with_loss_curve(job, run_job(job, stop.is_set)), stop)
+        report = store(job, with_loss_curve(job, run_job(job, stop.is_set, ranks)), stop)
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:
         logger.info("run %s was stopped; its checkpoint is stored", job.run)
@@ -116,16 +122,14 @@ def _run(job: Job, stop: threading.Event) -> int:
         return EXIT_CANCELLED
     except Exception as error:
         # An exception would occur again, so there is no other attempt, unlike after a kill of this process.
-        known = explained(error)
-        if known is None:
+        if explained(error) is None:
             logger.exception("run %s failed", job.run)
-            known = FailedPreconditionError(f"{type(error).__name__}: {error}", reason="TRAINING_FAILED")
-        logger.error("run %s failed: %s: %s", job.run, known.reason, known.message)
-        failure = {"reason": known.reason, "message": known.message, "metadata": known.metadata}
+        failure = failure_of(error)
+        logger.error("run %s failed: %s: %s", job.run, failure["reason"], failure["message"])
         try:
             write_json(job.folder / FAILURE_FILE, failure)
         except OSError:
-            return EXIT_DISK_FULL if known.reason == "DISK_FULL" else EXIT_FAILED
+            return EXIT_DISK_FULL if failure["reason"] == "DISK_FULL" else EXIT_FAILED
         return EXIT_FAILED
     drop_stored(job)
     return 0

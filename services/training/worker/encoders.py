@@ -23,7 +23,17 @@ from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.tasks import Objective, pad_right
 from services.training.worker.champion import Rows
 from services.training.worker.parity import SAME, agreement, figures, parity_warnings
-from services.training.worker.phases import Material, Phase, check_stop, kept, kept_folder, seal, train_adapted
+from services.training.worker.phases import (
+    Material,
+    Phase,
+    Trainable,
+    check_stop,
+    kept,
+    kept_folder,
+    seal,
+    train_adapted,
+)
+from services.training.worker.ranks import Ranks
 from services.training.worker.sequence import A, Builds, TaskRun
 from services.training.worker.students import drop_students, learnt_student
 
@@ -82,7 +92,16 @@ class EncoderRun(TaskRun[A]):
     def compared_as(self, answer: A) -> str:
         """An answer as serving gives it, see `services.kit.probes`."""
 
-    def train(self) -> Mapping[str, float]:
+    def trainable(self) -> Trainable:
+        """See `TaskRun`."""
+        model = self._model
+        model.encoder = self.job.spec.method.adapt(model.encoder)
+        model.head.requires_grad_(True)
+        model.to(self.material.device)
+        objective = self.objective(self._tokens(self.material.tokenizer, self.job.spec.task, self.material.train))
+        return Trainable(model, model.encoder, objective)
+
+    def train(self, ranks: Ranks) -> Mapping[str, float]:
         """See `TaskRun`. What its outputs mean is kept beside the model, for when it is the champion of a later run."""
         from safetensors.torch import save_model
 
@@ -91,11 +110,7 @@ class EncoderRun(TaskRun[A]):
         if (merged / _WEIGHTS).is_file():
             _load_weights(model, merged)
         else:
-            model.encoder = method.adapt(model.encoder)
-            model.head.requires_grad_(True)
-            model.to(self.material.device)
-            objective = self.objective(self._tokens(tokenizer, job.spec.task, self.material.train))
-            train_adapted(job, model, model.encoder, objective, self.material.device, self.should_stop)
+            train_adapted(job, self.trainable(), self.material.device, self.should_stop, ranks)
             model.encoder = method.merge(model.encoder)
 
             def save(path: Path) -> None:

@@ -30,12 +30,14 @@ from services.training.worker.parity import SAME, agreement, figures, parity_war
 from services.training.worker.phases import (
     Material,
     Phase,
+    Trainable,
     check_stop,
     kept,
     kept_folder,
     seal,
     train_adapted,
 )
+from services.training.worker.ranks import Ranks
 from services.training.worker.sequence import Builds, TaskRun
 
 _LOSSES = "tuned-losses.json"
@@ -64,16 +66,21 @@ class GenerationRun(TaskRun[str]):
         pairs = training_pairs(prompts_of(base.base_folder, task), base.tokenizer, task, rows)
         return self._write("base", self._model, self._tokenizer, pairs)
 
-    def train(self) -> Mapping[str, float]:
+    def trainable(self) -> Trainable:
+        """See `TaskRun`."""
+        spec, model = self.job.spec, self._model
+        if isinstance(spec.method, AddsTokens):
+            spec.method.add_embeddings(model, self._tokenizer, self._task)
+        model = spec.method.adapt(model)
+        return Trainable(model, model, objective_of(spec, self._prompts, self._tokenizer, self.material.train))
+
+    def train(self, ranks: Ranks) -> Mapping[str, float]:
         """See `TaskRun`."""
         job, spec, tokenizer = self.job, self.job.spec, self._tokenizer
         if not self._merged.is_dir():
-            model = self._model
-            if isinstance(spec.method, AddsTokens):
-                spec.method.add_embeddings(model, tokenizer, self._task)
-            model = spec.method.adapt(model)
-            objective = objective_of(spec, self._prompts, tokenizer, self.material.train)
-            train_adapted(job, model, model, objective, self.material.device, self.should_stop)
+            trainable = self.trainable()
+            model = trainable.adapted
+            train_adapted(job, trainable, self.material.device, self.should_stop, ranks)
             learnt = agreement_with_people(spec, self._prompts, tokenizer, self.material.holdout, model)
             kept(job.folder / "eval" / "preferences.json", lambda: learnt)
             model = spec.method.merge(model)

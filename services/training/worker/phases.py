@@ -30,8 +30,10 @@ from services.training.adapters.job import Job, write_json, write_loss_curve, wr
 from services.training.adapters.snapshots import by_weight, check_files, read_corrections, read_rows
 from services.training.domain.report import Report, loss_curve
 from services.training.engine.attention import SHORT, plain_attention
-from services.training.engine.loop import Cancelled, StepProgress, train, usable_precision
+from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train, usable_precision
+from services.training.engine.parallel import Parallel
 from services.training.engine.tasks import Objective
+from services.training.worker.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -99,8 +101,21 @@ class Material:
     corrections: list[dict[str, str]]
 
 
-def material_of(job: Job) -> Material:
+@dataclass(frozen=True, slots=True)
+class Trainable:
+    """A model, the part of it that the method has adapted, and what it learns."""
+
+    model: nn.Module
+    adapted: Any
+    objective: Objective
+
+
+def material_of(job: Job, rank: int = 0) -> Material:
     """Checks the data set, fetches the base model, and reads both.
+
+    Args:
+        job: the run.
+        rank: number of this process among those of the training, and of its GPU.
 
     Raises:
         DataLossError: a file of the data set is damaged.
@@ -115,8 +130,12 @@ def material_of(job: Job) -> Material:
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
     holdout = read_rows(snapshot, "holdout", spec.learnt)
     corrections = read_corrections(snapshot, spec.task.learnt)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", rank) if job.spec.processes > 1 else torch.device("cuda")
+        torch.cuda.set_device(device)
     return Material(
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        device=device,
         base_folder=base_folder,
         tokenizer=tokenizer,
         train=by_weight(read_rows(snapshot, "train", spec.learnt)),
@@ -126,18 +145,25 @@ def material_of(job: Job) -> Material:
 
 
 def train_adapted(
-    job: Job,
-    model: nn.Module,
-    adapted: Any,
-    objective: Objective,
-    device: torch.device,
-    should_stop: Callable[[], bool],
+    job: Job, trainable: Trainable, device: torch.device, should_stop: Callable[[], bool], ranks: Ranks
 ) -> None:
-    """Trains a model and stores its figures, and the adapter if the method added one to `adapted`, a part of it."""
-    figures = run_training(job, model, objective, device, should_stop)
+    """Trains a model and stores its figures, and the adapter if the method added one."""
+    figures = run_training(job, trainable.model, trainable.objective, device, should_stop, ranks)
     kept(job.folder / "eval" / "train.json", lambda: figures)
+    adapted = trainable.adapted
     if hasattr(adapted, "get_base_model"):
         kept_folder(job.folder / "adapter", lambda path: adapted.save_pretrained(str(path), **_ADAPTER_ONLY))
+
+
+def train_share(job: Job, trainable: Trainable, device: torch.device, parallel: Parallel) -> None:
+    """What another process than the run's own trains, beside `run_training` of that.
+
+    Raises:
+        Cancelled: the run was asked to stop.
+    """
+    resume = _begun(job, trainable.model, trainable.objective, device)
+    options = job.spec.optimization
+    train(trainable.model, trainable.objective, options, device=device, parallel=parallel, resume=resume)
 
 
 def checked_snapshot(job: Job) -> Path:
@@ -191,8 +217,20 @@ def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
     return (f"optimization.precision: computed in {used}, for this {device.type} has no {wanted}.",)
 
 
+def _begun(job: Job, model: nn.Module, objective: Objective, device: torch.device) -> Checkpoint | None:
+    """Prepares a model for its training, which begins at the checkpoint that is returned."""
+    if device.type == "cpu" and max(objective.lengths) <= SHORT:
+        plain_attention(model)
+    return CheckpointFolder(job.folder / _CHECKPOINTS).newest()
+
+
 def run_training(
-    job: Job, model: nn.Module, objective: Objective, device: torch.device, should_stop: Callable[[], bool]
+    job: Job,
+    model: nn.Module,
+    objective: Objective,
+    device: torch.device,
+    should_stop: Callable[[], bool],
+    ranks: Ranks,
 ) -> dict[str, float]:
     """The training phase, beginning at the newest checkpoint.
 
@@ -200,15 +238,13 @@ def run_training(
         Figures for the report.
     """
     checkpoints = CheckpointFolder(job.folder / _CHECKPOINTS)
-    resume = checkpoints.newest()
+    resume = _begun(job, model, objective, device)
     if resume is not None:
         logger.info("%s resumes from step %d", job.run, resume.step)
     total = job.spec.optimization.total_steps(len(objective.lengths))
     precision = usable_precision(job.spec.optimization.precision, device)
     for warning in precision_warnings(job, device):
         logger.warning("%s: %s", job.run, warning)
-    if device.type == "cpu" and max(objective.lengths) <= SHORT:
-        plain_attention(model)
     phase = Phase(job, "train", total, "steps")
     losses = list(resume.losses) if resume is not None else []
     shown = float("-inf")
@@ -227,16 +263,18 @@ def run_training(
         }
         phase.advance(progress.step, figures, progress.remaining_s)
 
-    outcome = train(
-        model,
-        objective,
-        job.spec.optimization,
-        device=device,
-        resume=resume,
-        on_step=on_step,
-        on_checkpoint=checkpoints.save,
-        should_stop=should_stop,
-    )
+    with ranks.training(device.type) as parallel:
+        outcome = train(
+            model,
+            objective,
+            job.spec.optimization,
+            device=device,
+            parallel=parallel,
+            resume=resume,
+            on_step=on_step,
+            on_checkpoint=checkpoints.save,
+            should_stop=should_stop,
+        )
     seconds = phase.end()
     kept(job.folder / _LOSSES, lambda: outcome.losses)
     tail = outcome.losses[-10:]
@@ -252,6 +290,7 @@ def run_training(
         "parameters": float(sum(p.numel() for p in model.parameters())),
         "peak_memory_bytes": float(_peak_memory()),
         "memory_before_training_bytes": float(memory_before),
+        **({"processes": float(ranks.processes)} if ranks.processes > 1 else {}),
     }
 
 

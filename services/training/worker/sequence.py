@@ -14,17 +14,21 @@ from typing import ClassVar, Generic, TypeVar
 
 from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Comparison, Example, Metric, Report, Variant
+from services.training.engine.parallel import Parallel
 from services.training.worker.champion import Rows, champion_answers
 from services.training.worker.phases import (
     Material,
     Phase,
+    Trainable,
     check_stop,
     drop_checkpoints,
     kept,
     material_of,
     precision_warnings,
     shown_examples,
+    train_share,
 )
+from services.training.worker.ranks import Ranks
 
 A = TypeVar("A")
 _INPUT_SHOWN = 300
@@ -63,8 +67,15 @@ class TaskRun(ABC, Generic[A]):
         raise NotImplementedError
 
     @abstractmethod
-    def train(self) -> Mapping[str, float]:
-        """Trains and keeps the merged model in the run's folder, unless it is there.
+    def trainable(self) -> Trainable:
+        """The model, adapted by the method, and what it learns."""
+
+    @abstractmethod
+    def train(self, ranks: Ranks) -> Mapping[str, float]:
+        """Trains what is `trainable` and keeps the merged model in the run's folder, unless it is there.
+
+        Args:
+            ranks: the processes that share the training.
 
         Returns:
             The figures of the training.
@@ -108,17 +119,20 @@ class TaskRun(ABC, Generic[A]):
         return str(answer)
 
 
-def run_job(job: Job, should_stop: Callable[[], bool]) -> Report:
+def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
     """Trains, evaluates and compresses; each result is kept in the run's folder, so that a restarted run reuses it.
+
+    Args:
+        job: the run.
+        should_stop: whether it was asked to stop.
+        ranks: the processes that share its training.
 
     Raises:
         Cancelled: `should_stop` returned true.
     """
     phase = Phase(job, "prepare")
     material = material_of(job)
-    task: TaskRun[object] = import_module(f"services.training.worker.{job.spec.task.kind}").RUN(
-        job, material, should_stop
-    )
+    task = _task_run(job, material, should_stop)
     phase.end()
     check_stop(should_stop)
     holdout, corrections = material.holdout, material.corrections
@@ -132,7 +146,7 @@ def run_job(job: Job, should_stop: Callable[[], bool]) -> Report:
 
     base, base_corrected = asked("base", task.base_answers) if task.ANSWERS_UNTRAINED else (None, None)
     check_stop(should_stop)
-    trained = task.train()
+    trained = task.train(ranks)
     drop_checkpoints(job)
     tuned, tuned_corrected = asked("tuned", task.answers)
     task.answered()
@@ -163,3 +177,20 @@ def run_job(job: Job, should_stop: Callable[[], bool]) -> Report:
         if corrections
         else None,
     )
+
+
+def run_rank(job: Job, parallel: Parallel) -> None:
+    """What another process than the run's own does: its share of the training.
+
+    Raises:
+        Cancelled: the run was asked to stop.
+    """
+    material = material_of(job, parallel.rank)
+    train_share(job, _task_run(job, material, lambda: False).trainable(), material.device, parallel)
+
+
+def _task_run(job: Job, material: Material, should_stop: Callable[[], bool]) -> TaskRun[object]:
+    made: TaskRun[object] = import_module(f"services.training.worker.{job.spec.task.kind}").RUN(
+        job, material, should_stop
+    )
+    return made

@@ -13,7 +13,8 @@ from services.training.domain.report import Report
 from services.training.domain.tasks import GenerationTask, TokenClassificationTask, VariantName
 from services.training.domain.training_spec import Method, Optimization, TrainingSpec
 from services.training.engine.methods.full import Full
-from services.training.worker.sequence import run_job
+from services.training.worker.ranks import Ranks
+from services.training.worker.sequence import run_job, run_rank
 
 
 def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> TrainingSpec:
@@ -78,4 +79,4 @@ def work(
         trusted_keys=folder / "keys" / "trusted",
         champion=champion,
     )
-    return run_job(job, should_stop)
+    return run_job(job, should_stop, Ranks(job, run_rank))

@@ -31,6 +31,8 @@ from services.training.engine.methods.full import Full
 from services.training.worker import __main__ as worker
 from services.training.worker import sequence
 from services.training.worker.phases import kept_folder
+from services.training.worker.ranks import Ranks
+from services.training.worker.sequence import run_rank
 
 _TASK = TextClassificationTask("label")
 
@@ -194,7 +196,7 @@ def test_a_worker_leaves_the_reason_of_its_failure(
     folder = tmp_path / "run"
     folder.mkdir()
     job = Job("runs/1", folder, folder.as_uri(), tmp_path, tmp_path, tmp_path, _spec(tmp_path), 1, tmp_path, tmp_path)
-    assert worker._run(job, threading.Event()) == EXIT_FAILED
+    assert worker._run(job, threading.Event(), Ranks(job, run_rank)) == EXIT_FAILED
     assert json.loads((folder / FAILURE_FILE).read_text())["reason"] == reason
     if reason != "DISK_FULL":
         return
@@ -204,7 +206,7 @@ def test_a_worker_leaves_the_reason_of_its_failure(
 
     # Not even the reason can be written: the exit code reports it.
     monkeypatch.setattr(worker, "write_json", full)
-    assert worker._run(job, threading.Event()) == EXIT_DISK_FULL
+    assert worker._run(job, threading.Event(), Ranks(job, run_rank)) == EXIT_DISK_FULL
 
 
 def test_feedback_is_learnt_as_often_as_it_weighs() -> None:

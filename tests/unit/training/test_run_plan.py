@@ -90,11 +90,11 @@ def test_a_classifier_trains_its_head_too() -> None:
 def test_a_run_that_does_not_fit_names_the_nearest_that_does() -> None:
     config = _config(_model("llama")) | {"hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 22}
     plan = plan_run(_spec("full", batch=16), config, Machine("cpu", 12 * 10**9))
-    assert not plan.single.fits
+    assert not plan.chosen.fits
     assert "lora" in plan.nearest, "the moments of all weights alone are too much, whatever the batch"
     smaller = plan_run(_spec("lora", batch=16), config, Machine("cpu", 16 * 10**9))
-    assert smaller.single.total < plan.single.total
-    assert plan_run(_spec("lora", batch=1), config, Machine("cpu", 16 * 10**9)).single.fits
+    assert smaller.chosen.total < plan.chosen.total
+    assert plan_run(_spec("lora", batch=1), config, Machine("cpu", 16 * 10**9)).chosen.fits
 
 
 def test_more_devices_are_needed_for_more_weights_and_fewer_for_adapters() -> None:
@@ -114,7 +114,7 @@ def test_a_preference_reads_two_answers_of_each_example() -> None:
     config, machine = _config(_model("llama")), Machine("cpu", 16 * 10**9)
     dpo = plan_run(_spec("dpo", rejected_field="other", batch=4), config, machine)
     lora = plan_run(_spec("lora", batch=8), config, machine)
-    assert dpo.single.memory.activations == lora.single.memory.activations
+    assert dpo.chosen.memory.activations == lora.chosen.memory.activations
 
 
 def test_a_model_of_another_kind_is_refused_with_the_field() -> None:
@@ -149,10 +149,37 @@ def test_every_method_is_planned_by_what_it_trains(name: str) -> None:
         else sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     )
     plan = plan_run(spec, config, Machine("cpu", 16 * 10**9))
-    assert (plan.trainable, plan.single.fits) == (trained, True)
+    assert (plan.trainable, plan.chosen.fits) == (trained, True)
 
 
 def test_a_method_that_does_not_say_what_it_trains_is_not_planned() -> None:
     spec = replace(_spec(), method=Unplanned())  # type: ignore[arg-type]  # has nothing else
     with pytest.raises(InvalidArgumentError, match="the memory of unplanned cannot be planned"):
         plan_run(spec, _config(_model("llama")), Machine("cpu", 10**9))
+
+
+def test_processes_share_the_batch_and_on_a_processor_the_memory() -> None:
+    config = _config(_model("llama")) | {"hidden_size": 1024, "intermediate_size": 2752, "num_hidden_layers": 12}
+    spec = _spec("full", batch=16)
+    two = replace(spec, strategy="ddp", processes=2)
+    one = plan_run(spec, config, Machine("cpu", 10**12, cores=4)).chosen
+    shared = plan_run(two, config, Machine("cpu", 10**12, cores=4)).chosen
+    assert (shared.strategy, shared.devices) == ("ddp", 2)
+    assert shared.memory.activations == pytest.approx(one.memory.activations / 2, rel=0.01)
+    for memory, fits in ((shared.total * 2, True), (shared.total * 2 - 1, False)):
+        assert plan_run(two, config, Machine("cpu", memory, cores=4)).chosen.fits is fits
+    assert plan_run(two, config, Machine("cuda", shared.total, 2)).chosen.fits
+    assert "strategy" in plan_run(two, config, Machine("cpu", one.total + 1, cores=4)).nearest
+
+
+def test_more_processes_than_the_machine_has_devices_do_not_fit() -> None:
+    config, four = _config(_model("llama")), replace(_spec("full"), strategy="ddp", processes=4)
+    for machine, nearest in (
+        (Machine("cuda", 10**12, 4), ""),
+        (Machine("cuda", 10**12, 2), "processes 2"),
+        (Machine("cpu", 10**12, cores=3), "processes 3"),
+        (Machine("cuda", 10**12, 1), "strategy single"),
+    ):
+        plan = plan_run(four, config, machine)
+        assert plan.chosen.fits is (not nearest)
+        assert plan.nearest.startswith(nearest)

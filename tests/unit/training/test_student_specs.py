@@ -136,7 +136,7 @@ def test_the_plan_of_memory_holds_teacher_and_student() -> None:
     machine = Machine("cpu", 8 * 10**9, 1, half=False)
 
     def peak(spec: TrainingSpec) -> int:
-        return plan_run(spec, config, machine).single.memory.peak
+        return plan_run(spec, config, machine).chosen.memory.peak
 
     alone = peak(_spec())
     # Adapters have few moments; a student has those of all its layers, and the teacher beside it.

@@ -122,9 +122,10 @@ class FakeModels:
 
 class FakeMachine:
     memory_bytes = 8 * 2**30
+    cores = 1
 
     def look(self) -> Machine:
-        return Machine("cpu", self.memory_bytes)
+        return Machine("cpu", self.memory_bytes, cores=self.cores)
 
 
 class FakeMeasuredDevice:
@@ -557,6 +558,18 @@ def test_a_run_that_the_machine_has_no_memory_for_is_refused_with_what_fits(harn
     assert harness.runs.create(replace(large, optimization=smaller), "", "").state is RunState.QUEUED
     assert not harness.store.page("", 10)[0].reused
     assert len(harness.store.page("", 10)) == 1, "what was refused left nothing"
+
+
+def test_more_processes_than_the_machine_has_cores_are_refused_with_the_most(harness: Harness) -> None:
+    shared = replace(spec(), strategy="ddp", processes=3)
+    for cores, nearest in ((1, "there is 1 core: leave strategy"), (2, "there are 2 cores: name 2")):
+        harness.machine.cores = cores
+        with pytest.raises(FailedPreconditionError, match=nearest) as refused:
+            harness.runs.create(shared, "", "")
+        assert refused.value.reason == "DEVICES_MISSING"
+        assert refused.value.violations[0].field == "spec.processes"
+    harness.machine.cores = 3
+    assert harness.runs.create(shared, "", "").spec.processes == 3
 
 
 def test_a_machine_that_is_too_small_for_any_batch_says_so(harness: Harness) -> None:

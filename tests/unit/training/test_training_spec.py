@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tidemill.training.v1 import run_pb2
 
 from services.kit.errors import (
     DataLossError,
@@ -24,7 +25,11 @@ from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
 from services.training.domain.tasks import GenerationTask, Task, TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
+from services.training.engine.methods import make_method
+from services.training.engine.methods.dpo import Dpo
+from services.training.engine.methods.kto import Kto
 from services.training.engine.methods.lora import Lora
+from services.training.entrypoints.mapping import spec_from, spec_to
 
 _ROW = {"record_id": "r", "text": "the room was good", "label": "good", "headline": "good room"}
 _WRITER, _LABELLER = GenerationTask("Write.\n\n{text}", "headline", 96, 12), TextClassificationTask("label", 32)
@@ -155,3 +160,43 @@ def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> No
     (tmp_path / "d" / "manifest.json").write_text(json.dumps({"digest": "1" * 64}))
     with pytest.raises(FailedPreconditionError, match="not the expected one"):
         folders.check_dataset(spec(_WRITER, dataset_uri=uri))
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "why"),
+    [
+        ({"processes": 2}, "spec.processes", "name strategy ddp or fsdp"),
+        ({"strategy": "ddp"}, "spec.processes", "2 or more"),
+        ({"strategy": "ddp", "processes": 5}, "spec.optimization.batch_size", "needs an example"),
+        ({"strategy": "ddp", "processes": 2, "method": Kto()}, "spec.strategy", "choose from single"),
+        ({"strategy": "fsdp", "processes": 2, "method": Dpo()}, "spec.strategy", "choose from single, ddp"),
+        (
+            {"strategy": "fsdp", "processes": 2, "method": Lora(use_dora=True)},
+            "spec.strategy",
+            "choose from single, ddp",
+        ),
+        (
+            {"strategy": "fsdp", "processes": 2, "optimization": Optimization(max_steps=2, precision="fp16")},
+            "spec.optimization.precision",
+            "bf16",
+        ),
+    ],
+)
+def test_work_that_processes_cannot_share_is_refused(changes: dict[str, Any], field: str, why: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=why) as refused:
+        spec(_WRITER, **changes)
+    assert fields(refused.value) == [field]
+
+
+def test_one_process_is_the_run_of_earlier_releases() -> None:
+    one, two = spec(_WRITER), spec(_WRITER, strategy="ddp", processes=2)
+    assert spec(_WRITER, strategy="single", processes=1).digest("") == one.digest("")
+    assert two.digest("") != one.digest("")
+    assert TrainingSpec.from_json(json.loads(json.dumps(two.to_json())), make_method) == two
+    stored = json.loads(json.dumps(one.to_json()))
+    del stored["strategy"], stored["processes"]
+    assert TrainingSpec.from_json(stored, make_method) == one
+    assert spec_from(spec_to(two)) == two
+    message = spec_to(one)
+    assert (message.strategy, message.processes) == (run_pb2.STRATEGY_UNSPECIFIED, 0)
+    assert spec_from(message) == one

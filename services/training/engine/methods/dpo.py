@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from services.kit.prompts import Prompts
+from services.training.domain.strategies import Strategy
 from services.training.domain.tasks import GenerationTask
 from services.training.engine.low_rank import LowRank
 from services.training.engine.method_capabilities import Footprint, pad_token
@@ -25,6 +26,7 @@ class Dpo(LowRank):
     kind: Literal["dpo"] = "dpo"
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single", "ddp")
     COLUMN: ClassVar[str] = "rejected_field"
 
     def footprint(self, shape: Shape) -> Footprint:

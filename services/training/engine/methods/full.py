@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from services.training.domain.strategies import Strategy
 from services.training.engine.method_capabilities import Footprint
 from services.training.engine.model_shape import Shape
 
@@ -17,6 +18,8 @@ class Full:
     """Needs four times the model's size in memory: weights, gradients and AdamW's two moments."""
 
     kind: Literal["full"] = "full"
+
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single", "ddp", "fsdp")
 
     def adapt(self, model: nn.Module) -> nn.Module:
         """See `Method.adapt`."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from services.training.domain.strategies import Strategy
 from services.training.domain.training_spec import LATER
 from services.training.engine.low_rank import LowRank
 from services.training.engine.method_capabilities import Footprint
@@ -22,6 +23,11 @@ class Lora(LowRank):
     use_dora: bool = field(default=False, metadata=LATER)
     use_rslora: bool = field(default=False, metadata=LATER)
     kind: Literal["lora"] = "lora"
+
+    @property
+    def STRATEGIES(self) -> tuple[Strategy, ...]:  # noqa: N802 - a class variable of other methods
+        """See `Method`; DoRA computes norms of whole weights, of which fsdp has parts."""
+        return ("single", "ddp") if self.use_dora else ("single", "ddp", "fsdp")
 
     @property
     def more_options(self) -> Mapping[str, Any]:

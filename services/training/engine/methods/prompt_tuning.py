@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from services.training.domain.strategies import Strategy
 from services.training.domain.tasks import GenerationTask
 from services.training.engine.method_capabilities import Footprint
 from services.training.engine.model_shape import Shape
@@ -24,6 +25,7 @@ class PromptTuning:
     kind: Literal["prompt_tuning"] = "prompt_tuning"
 
     TASKS: ClassVar[tuple[str, ...]] = ("generation",)
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single", "ddp")
 
     def adapt(self, model: nn.Module) -> nn.Module:
         """See `Method.adapt`; adds rows for the virtual tokens to the model's embeddings if it has none yet."""

@@ -54,6 +54,38 @@ PRECISION_AUTO: Precision.ValueType  # 4
 """bfloat16 where the device computes in it, fp32 elsewhere: the fastest of equal quality."""
 Global___Precision: _TypeAlias = Precision  # noqa: Y015
 
+class _Strategy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STRATEGY_UNSPECIFIED: _Strategy.ValueType  # 0
+    """Not set: single."""
+    STRATEGY_SINGLE: _Strategy.ValueType  # 1
+    """One process."""
+    STRATEGY_DDP: _Strategy.ValueType  # 2
+    """Distributed data parallel: each process has the whole model and its share of each batch."""
+    STRATEGY_FSDP: _Strategy.ValueType  # 3
+    """Fully sharded data parallel: each process has its share of each batch and of weights, gradients and moments. For full
+    and lora only.
+    """
+
+class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
+    """How the processes of a training share its work."""
+
+STRATEGY_UNSPECIFIED: Strategy.ValueType  # 0
+"""Not set: single."""
+STRATEGY_SINGLE: Strategy.ValueType  # 1
+"""One process."""
+STRATEGY_DDP: Strategy.ValueType  # 2
+"""Distributed data parallel: each process has the whole model and its share of each batch."""
+STRATEGY_FSDP: Strategy.ValueType  # 3
+"""Fully sharded data parallel: each process has its share of each batch and of weights, gradients and moments. For full
+and lora only.
+"""
+Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
+
 @_typing.final
 class DatasetReference(_message.Message):
     """The snapshot to learn from and to be measured on."""
@@ -419,7 +451,7 @@ class Optimization(_message.Message):
     epochs: _builtins.float
     """Passes over the training data; exactly one of max_steps and epochs is set."""
     batch_size: _builtins.int
-    """Examples in a batch."""
+    """Examples in a batch; the processes of ddp and fsdp share them."""
     gradient_accumulation: _builtins.int
     """Batches behind one step; 1 when zero."""
     learning_rate: _builtins.float
@@ -614,10 +646,16 @@ class TrainingSpec(_message.Message):
     EVALUATION_FIELD_NUMBER: _builtins.int
     COMPRESSION_FIELD_NUMBER: _builtins.int
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     base_model: _builtins.str
     """Name of a prepared base model, or a folder in Hugging Face's layout."""
     model_name: _builtins.str
     """Name under which the model is registered, for example `headlines`."""
+    strategy: Global___Strategy.ValueType
+    """How the processes share the work."""
+    processes: _builtins.int
+    """Processes of ddp and fsdp, on one machine: each has a GPU, or where there is none a share of the cores. 1 when zero."""
     @_builtins.property
     def dataset(self) -> Global___DatasetReference:
         """The snapshot."""
@@ -688,10 +726,12 @@ class TrainingSpec(_message.Message):
         evaluation: Global___Evaluation | None = ...,
         compression: Global___Compression | None = ...,
         model_name: _builtins.str = ...,
+        strategy: Global___Strategy.ValueType = ...,
+        processes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "processes", b"processes", "prompt_tuning", b"prompt_tuning", "strategy", b"strategy", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning", "dpo", "kto"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015

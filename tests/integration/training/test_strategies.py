@@ -1,0 +1,169 @@
+"""Runs whose training several processes share, as the service starts, stops and follows them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import pytest
+
+from services.kit.storage.artifacts import ArtifactStore
+from services.kit.storage.signing import SigningKey
+from services.training.adapters.job import WorkerLock
+from services.training.adapters.launching import ForkServer, Launcher
+from services.training.adapters.worker_processes import WorkerProcesses
+from services.training.app.ports import WorkerView
+from services.training.domain.run import Run
+from services.training.domain.strategies import Strategy
+from services.training.domain.tasks import TextClassificationTask
+from services.training.domain.training_spec import Optimization, TrainingSpec
+from services.training.engine.methods.full import Full
+from services.training.engine.methods.lora import Lora
+from tests.integration.training.bases import make_encoder, make_writer, write_reviews
+from tests.integration.training.jobs import writer_spec
+from tests.waiting import wait_for, wait_until
+
+_NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def launcher() -> Iterator[Launcher]:
+    """One process that has the libraries, for all runs of this module."""
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+class Here:
+    """A run on this machine, without the service."""
+
+    def __init__(self, folder: Path, spec: TrainingSpec, launcher: Launcher) -> None:
+        self.folder = folder / "run"
+        key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
+        key.ensure()
+        self.run = Run("runs/r", spec, "", self.folder.as_uri(), _NOW, _NOW)
+        self.workers = WorkerProcesses(
+            ArtifactStore(folder.as_uri()), folder / "cache", folder / "runs", folder, folder, 2, key, launcher
+        )
+
+    def start(self) -> None:
+        self.workers.start(self.run)
+
+    def stepped(self, steps: int) -> list[psutil.Process]:
+        """Its processes, rank 0 first, once it has done this many steps of its training."""
+
+        def far(view: WorkerView) -> bool:
+            assert view.alive, view
+            return view.progress is not None and view.progress.phase == "train" and view.progress.done >= steps
+
+        wait_for(lambda: self.workers.view(self.run), far, f"step {steps}, see {self.folder}/worker.log,")
+        first = psutil.Process(WorkerLock(self.folder).holder())
+        return [first, *first.children()]
+
+    def ended(self) -> WorkerView:
+        return wait_for(
+            lambda: self.workers.view(self.run), lambda seen: not seen.alive, f"the end, see {self.folder}/worker.log,"
+        )
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "worker.log").read_text(errors="replace")
+
+
+def _reviews(folder: Path, strategy: Strategy, steps: int) -> TrainingSpec:
+    return TrainingSpec(
+        model_name="reviews",
+        base_model=str(make_encoder(folder / "bert")),
+        dataset_name="datasets/reviews/versions/1",
+        dataset_uri=write_reviews(folder / "snapshot").as_uri(),
+        dataset_digest="0" * 64,
+        task=TextClassificationTask("label", 32),
+        method=Full(),
+        optimization=Optimization(max_steps=steps, batch_size=8, learning_rate=0.003, checkpoint_every=5),
+        max_eval_examples=12,
+        strategy=strategy,
+        processes=2,
+    )
+
+
+def _gone(processes: list[psutil.Process]) -> None:
+    """Waits until none of them is left; one that waits to be collected by a parent that is gone has ended."""
+    wait_until(
+        lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in processes),
+        "the end of all processes",
+    )
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_run_resumes_whichever_process_was_killed(tmp_path: Path, launcher: Launcher, strategy: Strategy) -> None:
+    here = Here(tmp_path, _reviews(tmp_path, strategy, steps=120), launcher)
+    for victim in (1, 0):
+        here.start()
+        processes = here.stepped(20 if victim else 40)
+        assert len(processes) == 2
+        listening = {each.laddr.ip for process in processes for each in process.net_connections() if not each.raddr}
+        assert listening <= {"127.0.0.1", "::1"}, "others on the network can connect"
+        processes[victim].send_signal(signal.SIGKILL)
+        _gone(processes)
+        view = here.ended()
+        assert (view.report, view.failure, view.stopped) == (None, None, False)
+        assert ("another process of its training was killed" in view.ending) == bool(victim)
+    assert "process 2 of 2 was killed by signal 9" in here.log
+    here.start()
+    view = here.ended()
+    assert view.report is not None, view
+    assert view.report.figures["steps"] == 120
+    assert view.report.figures["processes"] == 2
+    assert view.report.tuned.value > 0.9
+    assert here.log.count("resumes from step") == 2
+    assert not list(here.folder.glob("ranks-*"))
+
+
+def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_of_all_processes(tmp_path: Path, launcher: Launcher) -> None:
+    here = Here(tmp_path, _reviews(tmp_path, "ddp", steps=3000), launcher)
+    here.start()
+    processes = here.stepped(7)
+    assert {each.nice() for each in processes} == {os.nice(0)}
+    # As systemd does, to all of them.
+    for each in processes[1:]:
+        each.terminate()
+    here.workers.stop(here.run)
+    view = here.ended()
+    assert (view.report, view.failure, view.stopped) == (None, None, True)
+    _gone(processes)
+    steps = [int(path.name.removeprefix("step-")) for path in (here.folder / "checkpoints").iterdir()]
+    assert len(steps) == 1
+    assert 7 <= steps[0] < 3000
+    assert (here.folder / "checkpoints" / f"step-{steps[0]:08d}" / "ranks.safetensors").is_file()
+
+
+def test_an_error_of_another_process_is_that_of_the_run(tmp_path: Path, launcher: Launcher) -> None:
+    spec = replace(_reviews(tmp_path, "ddp", steps=30), base_model=str(tmp_path / "bert"))
+    here = Here(tmp_path, spec, launcher)
+    # A checkpoint that no one can read: all processes find it, and rank 0 waits for the others before it trains.
+    broken = here.folder / "checkpoints" / "step-00000003"
+    broken.mkdir(parents=True)
+    (broken / "state.json").write_text("{")
+    here.start()
+    view = here.ended()
+    assert view.failure is not None
+    assert view.failure.reason == "TRAINING_FAILED"
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_writer_is_trained_evaluated_and_built(tmp_path: Path, launcher: Launcher, strategy: Strategy) -> None:
+    spec = writer_spec(make_writer(tmp_path / "llama"), write_reviews(tmp_path / "snapshot"), Lora(r=4))
+    here = Here(tmp_path, replace(spec, strategy=strategy, processes=2), launcher)
+    here.start()
+    view = here.ended()
+    assert view.report is not None, view
+    assert view.report.loss_curve[-1].loss < view.report.loss_curve[0].loss
+    assert [variant.precision for variant in view.report.variants] == ["fp32"]
+    # What was learnt is in the merged model, and the build answers as that does.
+    assert view.report.figures["same_answer_as_merged_fp32"] == 1.0
+    assert (here.folder / "adapter").is_dir()
