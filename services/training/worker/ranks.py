@@ -91,11 +91,6 @@ class Ranks:
         """All of them, rank 0 included."""
         return self._job.spec.processes
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the other ranks."""
-        return [pid for pid, _ in self._children.values()]
-
     def watch(self, before_exit: Callable[[], None]) -> Self:
         """Watches the others from now on; `before_exit` is called when this process ends because one of them did."""
         self._before_exit = before_exit

@@ -142,19 +142,6 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_of_all_processes(tmp_pat
     assert (here.folder / "checkpoints" / f"step-{steps[0]:08d}" / "ranks.safetensors").is_file()
 
 
-def test_an_error_of_another_process_is_that_of_the_run(tmp_path: Path, launcher: Launcher) -> None:
-    spec = replace(_reviews(tmp_path, "ddp", steps=30), base_model=str(tmp_path / "bert"))
-    here = Here(tmp_path, spec, launcher)
-    # A checkpoint that no one can read: all processes find it, and rank 0 waits for the others before it trains.
-    broken = here.folder / "checkpoints" / "step-00000003"
-    broken.mkdir(parents=True)
-    (broken / "state.json").write_text("{")
-    here.start()
-    view = here.ended()
-    assert view.failure is not None
-    assert view.failure.reason == "TRAINING_FAILED"
-
-
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_writer_is_trained_evaluated_and_built(tmp_path: Path, launcher: Launcher, strategy: Strategy) -> None:
     spec = writer_spec(make_writer(tmp_path / "llama"), write_reviews(tmp_path / "snapshot"), Lora(r=4))
