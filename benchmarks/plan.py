@@ -125,7 +125,7 @@ def main() -> None:
     head, rows, furthest, libraries = described(("torch", "transformers", "peft")), [], 0.0, []
     for case in CASES:
         config = _LLAMA if isinstance(spec_of(case).task, GenerationTask) else _BERT
-        planned = plan_run(spec_of(case), config, Machine("cpu", 2**40)).single.memory.peak
+        planned = plan_run(spec_of(case), config, Machine("cpu", 2**40)).chosen.memory.peak
         fixed, usual = run_case(case, dict(ALLOCATOR)), run_case(case, {})
         error = planned / fixed["peak"] - 1
         furthest = max(furthest, abs(error))

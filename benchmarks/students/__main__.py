@@ -30,7 +30,8 @@ from services.training.domain.students import Distillation, Student
 from services.training.domain.tasks import TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.methods.lora import Lora
-from services.training.worker.sequence import run_job
+from services.training.worker.ranks import Ranks
+from services.training.worker.sequence import run_job, run_rank
 
 _BASE = "bge-small-zh-v1.5"
 _LENGTHS = (32, 128)
@@ -140,7 +141,7 @@ def _run(spec: TrainingSpec, folder: Path, downloads: Path, threads: int) -> Rep
         signing_key=folder / "keys" / "signing.pem",
         trusted_keys=folder / "keys" / "trusted",
     )
-    return run_job(job, lambda: False)
+    return run_job(job, lambda: False, Ranks(job, run_rank))
 
 
 def _latencies(report: Report, folder: Path, base: str, labels: int) -> dict[tuple[str, int], float]:

@@ -209,7 +209,7 @@ class _Fsdp(_Shared):
             for _, weight in self.named:
                 distributed.broadcast(weight, 0)
         shared = {id(weight): weight for weight in model.parameters()}
-        copied: Any = copy.deepcopy(model, memo=shared)  # type: ignore[arg-type]  # its values are the copies
+        copied: Any = copy.deepcopy(model, memo=shared)
         self._step = _step_of(copied, objective, device)
         mesh = init_device_mesh(device.type, (parallel.processes,))
         for block in _blocks(copied):

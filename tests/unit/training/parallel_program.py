@@ -58,7 +58,7 @@ def _writer(dropout: float) -> nn.Module:
 
 
 def _encoder(outputs: int, each_token: bool, dropout: float) -> nn.Module:
-    noise = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    noise: dict[str, Any] = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     encoder = BertModel(BertConfig(**SIZES, **noise))
     return build_classifier(encoder, SIZES["hidden_size"], outputs, seed=1, each_token=each_token)
 

@@ -35,6 +35,11 @@ def _state(folder: Path, step: int, part: str) -> dict[str, Tensor]:
     return {name: value for name, value in found.items() if name.startswith(f"{part}/")}
 
 
+def _close(found: dict[str, Tensor], expected: dict[str, Tensor], *, rtol: float, atol: float) -> None:
+    for name, value in expected.items():
+        assert torch.allclose(found[name], value, rtol=rtol, atol=atol), (name, found[name], value)
+
+
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [(name, strategy) for name, case in CASES.items() for strategy in case.strategies if strategy != "single"],
@@ -49,18 +54,15 @@ def test_two_processes_learn_what_one_learns(learnt: Path, name: str, strategy: 
     assert gradients
     assert max(float(value.abs().max()) for value in gradients.values()) > 1e-3
     assert found.keys() == expected.keys()
-    for key, value in gradients.items():
-        torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-7, msg=lambda text, k=key: f"{k}: {text}")
+    _close(found, gradients, rtol=1e-4, atol=1e-7)
     # AdamW divides by the size of a gradient, so rounding matters where that is tiny.
     weights, own = (_state(each, OPTIONS.max_steps, "weights") for each in (one, two))
     assert own.keys() == weights.keys()
-    for key, value in weights.items():
-        torch.testing.assert_close(own[key], value, rtol=1e-3, atol=1e-3, msg=lambda text, k=key: f"{k}: {text}")
+    _close(own, weights, rtol=1e-3, atol=1e-3)
     # The model itself, with the weights that were not trained.
     model, other = (load_file(each / "model.safetensors") for each in (one, two))
     assert other.keys() == model.keys()
-    for key, value in model.items():
-        torch.testing.assert_close(other[key], value, rtol=1e-3, atol=1e-3, msg=lambda text, k=key: f"{k}: {text}")
+    _close(other, model, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("strategy", RESUMED)
