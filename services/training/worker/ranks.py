@@ -259,14 +259,14 @@ def process_group(folder: Path, parallel: Parallel, device: str) -> Iterator[Non
         device: the type of the device, `cpu` or `cuda`.
     """
     from torch import distributed
-    from torch.distributed.distributed_c10d import FileStore
 
     # Otherwise both listen on the machine's public address, too.
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
     os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
+    made: Any = distributed  # It exports the class, but does not say so in its types.
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        store=FileStore(str(folder / "store"), parallel.processes),
+        store=made.FileStore(str(folder / "store"), parallel.processes),
         rank=parallel.rank,
         world_size=parallel.processes,
         # Another may still load a large model, and rank 0 may store a checkpoint.
