@@ -82,9 +82,11 @@ def bulk(
     processes: Annotated[
         int | None, typer.Option("--processes", "-p", help="Processes; else one a processor.", min=1, max=4096)
     ] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Use Ray Data on this machine; needs tidemill[bulk].")] = False,
     ray_address: Annotated[
-        str, typer.Option("--ray-address", help="Use Ray Data on a cluster, host:6379.", show_default=False)
+        str,
+        typer.Option(
+            "--ray-address", help="Use Ray Data on a cluster, host:6379; needs tidemill[bulk].", show_default=False
+        ),
     ] = "",
     address: AddressOption = None,
     json_wanted: JsonOption = False,
@@ -109,7 +111,6 @@ def bulk(
             "source": source_name or default_source,
         },
         "processes": processes,
-        "ray": ray,
         "ray_address": ray_address,
         "pseudonym_key_file": _key_file(),
     }

@@ -1,7 +1,7 @@
 """Composition root of `tidemill clean bulk`: `python -m services.cleaning.bulk`, in a process of its own.
 
 Reads a job as one JSON object from standard input: `input`, `output`, `spec` (tidemill.cleaning.v1.DatasetSpec),
-`columns`, `processes`, `ray`, `ray_address`, `pseudonym_key_file`. Writes JSON lines to standard output:
+`columns`, `processes`, `ray_address`, `pseudonym_key_file`. Writes JSON lines to standard output:
 `{"progress": …}`, at the end `{"summary": …}`, or `{"error": …}` and exit code 1. It needs no mesh.
 """
 
@@ -76,7 +76,7 @@ def run(job: dict[str, Any], say: Say) -> None:
         work = BulkJob(spec, recipe.digest, PartCleaner(str(source), str(folder.partial), columns), key)
         engine = (
             RayEngine(work, job["processes"], job["ray_address"])
-            if job["ray"] or job["ray_address"]
+            if job["ray_address"]
             else ProcessEngine(work, job["processes"] or _processors())
         )
 

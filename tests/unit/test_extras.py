@@ -16,6 +16,8 @@ from packaging.utils import canonicalize_name
 PROCESSES = {
     "services.ingest.__main__": ("ingest",),
     "services.cleaning.__main__": ("cleaning",),
+    "services.cleaning.bulk": ("cleaning",),
+    "services.cleaning.adapters.bulk_engines": ("cleaning",),
     "services.training.__main__": ("training",),
     "services.inference.__main__": ("inference",),
     "services.pipeline.__main__": ("pipeline",),

@@ -1,4 +1,4 @@
-"""What runs parts: processes of this machine, or Ray Data on this machine or a cluster (docs/adr/0063).
+"""What runs parts: processes of this machine, or Ray Data on a cluster (docs/adr/0063).
 
 Both call `attempt` in other processes and get plain values back, because neither brings our errors over unharmed.
 """
@@ -10,9 +10,7 @@ import json
 import logging
 import multiprocessing
 import os
-import secrets
 import signal
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -29,13 +27,12 @@ from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.registry import default_registry
 from services.kit.errors import (
     FailedPreconditionError,
+    InvalidArgumentError,
     ResourceExhaustedError,
     UnavailableError,
     as_plain,
     from_plain,
 )
-
-_TOKEN_MODE, _TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +128,12 @@ def _end_with_parent() -> None:
 
 
 class RayEngine:
-    """Implements `services.cleaning.app.bulk.PartEngine` with Ray Data.
+    """Implements `services.cleaning.app.bulk.PartEngine` with Ray Data on a cluster.
 
-    Without an address it starts a Ray of its own that listens on loopback only, asks for a token that only its own
-    processes have, has no dashboard, reports no usage, and ends with the run.
+    It starts no Ray of its own: that would listen on every address of the machine, whatever it is asked to bind to.
     """
 
-    def __init__(self, job: BulkJob, processes: int | None, address: str = "") -> None:
+    def __init__(self, job: BulkJob, processes: int | None, address: str) -> None:
         self._job, self._processes, self._address = job, processes, address
 
     def run(self, parts: Sequence[Part]) -> Iterator[PartReport]:
@@ -179,39 +175,34 @@ class RayEngine:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        # Before the import: Ray reads them then, and passes them on to its processes.
+        # For `local` Ray would start one here; `auto` would take whichever it finds.
+        if ":" not in self._address:
+            raise InvalidArgumentError(
+                f"--ray-address {self._address!r} is not the address of a cluster; give host:port, such as head:6379.",
+                reason="RAY_ADDRESS",
+            )
+        # Before the import, at which Ray reads it.
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        own = not self._address
-        if own:
-            os.environ.update({_TOKEN_MODE: "token", _TOKEN: secrets.token_hex(32)})
         try:
             import ray
         except ModuleNotFoundError as error:
             raise FailedPreconditionError(
-                f"Ray is not installed ({error}). Install tidemill[bulk], or leave out --ray and --ray-address: then "
-                "the processors of this machine are used without it.",
+                f"Ray is not installed ({error}). Install tidemill[bulk], or leave out --ray-address: then the "
+                "processors of this machine are used without it.",
                 reason="RAY_MISSING",
             ) from error
-        with tempfile.TemporaryDirectory(prefix="tidemill-ray-") as scratch:
-            try:
-                if own:
-                    # One processor more than workers: Ray Data's own tasks need one, too.
-                    where = {"address": "local", "_node_ip_address": "127.0.0.1", "_temp_dir": scratch}
-                    sizes = {"num_cpus": (self._processes or os.cpu_count() or 1) + 1, "object_store_memory": 128 << 20}
-                    ray.init(**where, **sizes, include_dashboard=False, log_to_driver=False, logging_level="error")
-                else:
-                    ray.init(address=self._address, log_to_driver=False, logging_level="error")
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                where_to = self._address or "this machine"
-                raise UnavailableError(
-                    f"Ray at {where_to} cannot be used: {_last_line(error)}. Check the address (host:6379), that the "
-                    "cluster runs the same releases of Ray and Python, and its token (RAY_AUTH_TOKEN).",
-                    reason="RAY_UNAVAILABLE",
-                ) from error
-            try:
-                yield ray
-            finally:
-                ray.shutdown()
+        try:
+            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+            raise UnavailableError(
+                f"Ray at {self._address} cannot be used: {_last_line(error)}. Check the address (host:6379), that the "
+                "cluster runs the same releases of Ray and Python, and its token (RAY_AUTH_TOKEN).",
+                reason="RAY_UNAVAILABLE",
+            ) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def _attempt_batch(batch: dict[str, Any], job: BulkJob) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""One recipe, one corpus: the same verdicts online, from the bus, in a built version, and in bulk, by each engine."""
+"""One recipe, one corpus: the same verdicts online, from the bus, in a built version, and in bulk."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -242,12 +241,3 @@ def test_bulk_keeps_and_rejects_what_a_built_version_does(version: dataset_pb2.D
     found = verdicts_in(in_bulk)
     assert {record_id: v for record_id, v in found.items() if v.reason} == rejected
     assert {record_id: v.text for record_id, v in found.items() if not v.reason} == kept
-
-
-def test_ray_writes_the_same_files(cleaning: CleaningProcess, pipeline: Path, parquet: Path, in_bulk: Path) -> None:
-    output = in_bulk.with_name("ray")
-    key = Path(cleaning.environment["TIDEMILL_PSEUDONYM_KEY_FILE"])
-    done = bulk(pipeline, parquet, output, key, "--ray", "--processes", "2")
-    assert done.returncode == 0, done.stderr
-    mine, others = (json.loads((folder / "manifest.json").read_text("utf-8")) for folder in (output, in_bulk))
-    assert mine == others

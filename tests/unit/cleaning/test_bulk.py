@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from tidemill.ingest.v1.record_pb2 import Record
 
 from services.cleaning.adapters import bulk_files
-from services.cleaning.adapters.bulk_engines import BulkJob, ProcessEngine, attempt, recipe_of
+from services.cleaning.adapters.bulk_engines import BulkJob, ProcessEngine, RayEngine, attempt, recipe_of
 from services.cleaning.adapters.bulk_files import BulkFolder, PartCleaner, input_files, plan
 from services.cleaning.adapters.bulk_rows import Columns, layout_of, rows_of
 from services.cleaning.app.bulk import BulkSummary, Part, PartReport, clean_in_bulk
@@ -25,6 +28,7 @@ from services.kit.errors import (
     DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
+    ResourceExhaustedError,
     from_plain,
 )
 from services.kit.grpc.validation import validate
@@ -360,3 +364,36 @@ def test_errors_cross_processes_with_their_fields(tmp_path: Path) -> None:
 def test_the_secret_is_not_shown() -> None:
     job = BulkJob(DatasetSpec(()), "d" * 64, PartCleaner("in", "out", Columns()), b"secret key")
     assert "secret" not in repr(job)
+
+
+def test_without_ray_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    file = write(tmp_path / "in.parquet", [{"text": "a"}])
+    job = BulkJob(DatasetSpec(()), "digest", PartCleaner(str(file), str(tmp_path), Columns()))
+    with pytest.raises(FailedPreconditionError, match=r"Install tidemill\[bulk\], or leave out --ray-address"):
+        list(RayEngine(job, 1, "127.0.0.1:1").run(plan(file, Columns(), "digest")))
+
+
+def test_a_full_disk_is_said_and_leaves_no_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writes of the first part fail as on a full disk."""
+    file = write(tmp_path / "in.parquet", [{"text": "a"}])
+
+    def refuse(path: Path, _text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(bulk_files, "replace_text", refuse)
+    with pytest.raises(ResourceExhaustedError) as caught:
+        run(file, tmp_path / "out")
+    assert caught.value.reason == "DISK_FULL"
+    assert not (tmp_path / "out").exists()
+    monkeypatch.undo()
+    assert run(file, tmp_path / "out")[0].kept == 1
+
+
+def test_ray_is_never_started_here(tmp_path: Path) -> None:
+    file = write(tmp_path / "in.parquet", [{"text": "a"}])
+    job = BulkJob(DatasetSpec(()), "digest", PartCleaner(str(file), str(tmp_path), Columns()))
+    for address in ("local", "auto"):
+        with pytest.raises(InvalidArgumentError, match="give host:port"):
+            list(RayEngine(job, 1, address).run(plan(file, Columns(), "digest")))
