@@ -1,4 +1,4 @@
-"""Bulk runs as commands: what they refuse, what a kill leaves, and a Ray cluster."""
+"""Bulk runs as commands: what they refuse, and what a kill leaves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -107,35 +106,3 @@ def test_a_killed_run_leaves_no_process_and_the_same_command_continues(
     summary = json.loads(run(recipe, source, output, "--processes", 1, "--json"))
     assert summary["reused_parts"] == finished > 0
     assert (output / "manifest.json").read_bytes() == (once / "manifest.json").read_bytes()
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a Ray of two nodes that asks for a token."""
-    for name, value in {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Its workers import Tidemill, as an installed one would be.
-        "PYTHONPATH": python_path(),
-    }.items():
-        monkeypatch.setenv(name, value)
-    from ray.cluster_utils import Cluster
-
-    options = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    made = Cluster(initialize_head=True, head_node_args=options)
-    try:
-        made.add_node(num_cpus=1, node_ip_address="127.0.0.1")
-        yield made.address
-    finally:
-        made.shutdown()
-
-
-@pytest.mark.slow
-def test_a_cluster_by_its_address_writes_the_same_files(
-    cluster: str, recipe: Path, source: Path, tmp_path: Path
-) -> None:
-    run(recipe, source, tmp_path / "here", "--processes", 1)
-    run(recipe, source, tmp_path / "there", "--ray-address", cluster)
-    here, there = ((tmp_path / name / "manifest.json").read_bytes() for name in ("here", "there"))
-    assert here == there
