@@ -84,10 +84,15 @@ class World:
         return taken
 
     def stream(self) -> Iterator[Ticket]:
-        """What customers write, one after the other, until the tickets of a kind are used up."""
+        """What customers write, one after the other, until all tickets are used up.
+
+        Once those of a kind are, customers write of what is left; of hotels only as long as there is no shop.
+        """
         while True:
             about_shop = self.drifted and self._random.random() < SHOP_AFTER_DRIFT
             kind = self._random.choice(tuple(_SHOP_TEAMS)) if about_shop else Kind.HOTEL
+            if self.drifted and not self._left[kind]:
+                kind = max(self._left, key=lambda each: len(self._left[each]))
             if not self._left[kind]:
                 return
             yield self._left[kind].pop()

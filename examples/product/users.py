@@ -31,7 +31,7 @@ class Customers:
     """Ids of the answers that someone judged, and the mesh acknowledged."""
     corrections: int = 0
     exhausted: bool = False
-    """Whether there are no more tickets of a kind: no one asks any more."""
+    """Whether there are no more tickets: no one asks any more."""
     _began: float = field(default_factory=time.monotonic)
     _random: random.Random = field(default_factory=lambda: random.Random(1))  # noqa: S311 - a simulation
 
