@@ -22,7 +22,8 @@ _PROGRAM = f"""
 import os, pathlib, sys
 from services.training.worker import __main__ as worker
 group = pathlib.Path("{_AUTOGROUP}")
-worker._run = lambda job, stop: print(os.nice(0), group.read_text().split()[-1] if group.exists() else os.nice(0)) or 0
+of_session = lambda: group.read_text().split()[-1] if group.exists() else os.nice(0)
+worker._run = lambda job, stop, ranks: print(os.nice(0), of_session()) or 0
 sys.exit(worker.work_on(pathlib.Path(sys.argv[1])))
 """
 
