@@ -66,6 +66,8 @@ class Cleaner:
     """What cleans arriving records; each process of the service has one."""
 
     engine: Engine
+    record_store: SqlRecordStore
+    datasets: SqlDatasetStore
     publisher: KafkaEventPublisher
     announcer: BusAnnouncer
     losses: SqlLossStore
@@ -86,7 +88,8 @@ class Cleaner:
         models = ServedModels(hosts, os.environ.get, settings.augment_timeout_s)
         registry = default_registry(pseudonym_key(settings.pseudonym_key_file))
         recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
-        records = Records(SqlRecordStore(engine), SqlDatasetStore(engine), recipes, announcer)
+        record_store, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
+        records = Records(record_store, datasets, recipes, announcer)
         report_lost = loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-cleaning")
 
         def note_lost(lost: LostMessages) -> None:
@@ -104,7 +107,7 @@ class Cleaner:
             metrics=ConsumerMetrics(metrics.registry),
             on_lost=note_lost,
         )
-        return cls(engine, publisher, announcer, losses, models, recipes, records, consumer)
+        return cls(engine, record_store, datasets, publisher, announcer, losses, models, recipes, records, consumer)
 
 
 async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
@@ -122,7 +125,7 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
             closers=[cleaner.publisher.close, cleaner.engine.dispose],
         )
     engine, recipes, clock = cleaner.engine, cleaner.recipes, SystemClock()
-    records, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
+    records, datasets = cleaner.record_store, cleaner.datasets
     translators = Translators(settings.augment_timeout_s)
     rewriting = Rewriting(
         SqlAnswerStore(engine),

@@ -41,7 +41,6 @@ from services.training.worker.ranks import Ranks
 from services.training.worker.sequence import Builds, TaskRun
 
 _LOSSES = "tuned-losses.json"
-# Share of the held-out prompts that a build answers word for word like the merged model.
 
 
 class GenerationRun(TaskRun[str]):
