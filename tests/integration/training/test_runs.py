@@ -52,8 +52,8 @@ def writer(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
 
 @pytest.fixture(scope="module")
 def classifier(training: TrainingProcess, inputs: RunInputs) -> run_pb2.Run:
-    """A classification run."""
-    run = training.create(inputs.spec("text_classification", steps=30))
+    """A classification run, long enough that its model is sure: int8 may turn an answer that hangs by a thread."""
+    run = training.create(inputs.spec("text_classification", steps=60))
     return training.wait(run.name, ended)
 
 
@@ -94,6 +94,7 @@ def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run
 def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> None:
     assert classifier.state == STATE.STATE_SUCCEEDED, classifier.failure
     report = classifier.report
+    assert report.figures["final_loss"] < 0.1
     assert report.tuned.name == "accuracy"
     assert report.tuned.value > report.figures["majority_accuracy"]
     fp32, int8 = report.variants
