@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
 from gateway.health import PartsHealth
@@ -30,7 +30,8 @@ def health_routes(health: PartsHealth, processes: ProcessMetrics) -> APIRouter:
         return json_response(body)
 
     @router.get("/metrics", summary="Prometheus metrics")
-    async def prometheus() -> Response:
-        return Response(await asyncio.to_thread(processes.exposition), media_type=CONTENT_TYPE_LATEST)
+    async def prometheus(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(await asyncio.to_thread(encode, processes.registry), headers={"Content-Type": content_type})
 
     return router

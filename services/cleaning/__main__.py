@@ -17,6 +17,7 @@ from services.cleaning.adapters.answer_store import SqlAnswerStore
 from services.cleaning.adapters.dataset_store import SqlDatasetStore
 from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.models import AllModels
+from services.cleaning.adapters.pseudonym_key import read_pseudonym_key
 from services.cleaning.adapters.pushed_records import BusPushedRecords
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.adapters.served_models import ServedModels
@@ -46,7 +47,6 @@ from services.kit.bus.retention import RetentionGuard
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.clock import SystemClock
 from services.kit.config import load_settings, split_list
-from services.kit.errors import FailedPreconditionError
 from services.kit.grpc.request_ids import RequestIdInterceptor
 from services.kit.network_rules import NetworkRules
 from services.kit.runtime.losses import loss_reporter
@@ -56,7 +56,6 @@ from services.kit.storage.database import open_database
 from services.kit.storage.requests import SqlRequestLog
 from services.kit.telemetry.metrics import RequestMetrics
 from services.kit.telemetry.process_metrics import ProcessMetrics
-from services.masking.pseudonyms import Pseudonyms
 
 MIGRATIONS = Path(__file__).parent / "adapters" / "migrations"
 
@@ -86,7 +85,7 @@ class Cleaner:
         announcer, losses = BusAnnouncer(publisher, clock), SqlLossStore(engine)
         hosts = NetworkRules(split_list(settings.augment_hosts))
         models = ServedModels(hosts, os.environ.get, settings.augment_timeout_s)
-        registry = default_registry(pseudonym_key(settings.pseudonym_key_file))
+        registry = default_registry(read_pseudonym_key(settings.pseudonym_key_file))
         recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
         record_store, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
         records = Records(record_store, datasets, recipes, announcer)
@@ -171,29 +170,8 @@ async def build(settings: CleaningSettings, metrics: RequestMetrics) -> Service:
         stopping=[cleaner.publisher.finish],
         requests=RequestIdInterceptor(SqlRequestLog(engine, clock)),
         closers=[pool.close, translators.close, backlog.close, cleaner.publisher.close, engine.dispose],
-        exposition=processes.exposition,
+        metrics=processes.registry,
     )
-
-
-def pseudonym_key(file: Path | None) -> bytes:
-    """The secret of pseudonyms; empty where no file is named.
-
-    Raises:
-        FailedPreconditionError: the file cannot be used.
-    """
-    if file is None:
-        return b""
-    try:
-        key = bytes.fromhex(file.read_text(encoding="utf-8"))
-        Pseudonyms(key)
-    except (OSError, ValueError) as error:
-        raise FailedPreconditionError(
-            f"The key of pseudonyms in {file} cannot be used ({error}): put back the file that this mesh had. A new "
-            "one would give every address another token.",
-            reason="PSEUDONYM_KEY_UNUSABLE",
-            metadata={"file": str(file)},
-        ) from error
-    return key
 
 
 def main() -> None:

@@ -59,6 +59,7 @@ def run(job: dict[str, Any], say: Say) -> None:
     from services.cleaning.adapters.bulk_engines import BulkJob, ProcessEngine, RayEngine, recipe_of
     from services.cleaning.adapters.bulk_files import BulkFolder, PartCleaner, plan
     from services.cleaning.adapters.bulk_rows import Columns
+    from services.cleaning.adapters.pseudonym_key import read_pseudonym_key
     from services.cleaning.app.bulk import clean_in_bulk
     from services.cleaning.entrypoints.mapping import spec_from
 
@@ -68,7 +69,8 @@ def run(job: dict[str, Any], say: Say) -> None:
     spec = spec_from(json_format.ParseDict(job["spec"], dataset_pb2.DatasetSpec()))
     given = job["columns"]
     columns = Columns(given["text"], given["record_id"], tuple(given["attributes"]), given["source"])
-    key = _pseudonym_key(job["pseudonym_key_file"])
+    key_file = job["pseudonym_key_file"]
+    key = read_pseudonym_key(Path(key_file) if key_file else None)
     recipe = recipe_of(spec, key)
     parts = plan(source, columns, recipe.digest)
     folder = BulkFolder(output)
@@ -85,14 +87,6 @@ def run(job: dict[str, Any], say: Say) -> None:
 
         summary = clean_in_bulk(recipe, parts, folder, engine, progressed)
     say({"summary": {**asdict(summary), "files": len({part.file for part in parts}), "output": str(output)}})
-
-
-def _pseudonym_key(file: str) -> bytes:
-    if not file:
-        return b""
-    from services.cleaning.__main__ import pseudonym_key
-
-    return pseudonym_key(Path(file))
 
 
 def _processors() -> int:

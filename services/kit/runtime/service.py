@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from services.kit.config import TERMINATION_LOG, UNIX, ServiceSettings
 from services.kit.errors import DataLossError, InvalidArgumentError, TidemillError, explained
@@ -76,8 +77,8 @@ class Service:
     credentials: grpc.ServerCredentials | None = None
     also_on: Sequence[str] = ()
     """Further addresses of the gRPC server, in plain text: `unix:/path` of sockets that only this user can open."""
-    exposition: Callable[[], bytes] | None = None
-    """Makes the metrics that Prometheus reads, where they are not those of this process alone."""
+    metrics: CollectorRegistry | None = None
+    """What Prometheus reads, where it is not this process's metrics alone."""
     for_peers: bool = True
     """Whether its callers are services of the mesh, which show certificates if TLS between services is on."""
 
@@ -213,7 +214,7 @@ async def _serve(name: str, settings: ServiceSettings, build: Build, telemetry: 
         for address in service.also_on:
             bind(server, address)
         if settings.metrics_bind:
-            metrics.serve(settings.metrics_bind, service.exposition)
+            metrics.serve(settings.metrics_bind, service.metrics)
         # Until everything runs: the health service itself starts as SERVING.
         await grpc_server.set_serving(False)
         await server.start()

@@ -6,10 +6,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.kit.telemetry import schema
 from services.kit.telemetry.scraping import ScrapeToken, serve_metrics
@@ -113,10 +112,10 @@ class RequestMetrics:
             gauge = Gauge(name, words, ("service_name",), registry=self.registry)
             gauge.labels(self.service_name).set_function(value)
 
-    def serve(self, address: str, exposition: Callable[[], bytes] | None = None) -> None:
-        """Serves metrics at `host:port` from a thread of its own: what `exposition` makes, else this process's.
+    def serve(self, address: str, registry: CollectorRegistry | None = None) -> None:
+        """Serves metrics at `host:port` from a thread of its own: those of `registry`, else this process's.
 
         Raises:
             FailedPreconditionError: the port is taken, or the address does not belong to this machine.
         """
-        serve_metrics(address, exposition or partial(generate_latest, self.registry), self.token)
+        serve_metrics(address, registry or self.registry, self.token)

@@ -1,4 +1,4 @@
-"""The metrics of several processes of one service as one answer.
+"""The metrics of several processes of one service as one registry.
 
 Prometheus reaches one of them; it asks the others over their sockets and labels each with its number, so that a
 process that starts again is seen as one counter that began at 0.
@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.openmetrics.exposition import generate_latest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,8 @@ _ANSWER_S = 2.0
 LABEL = "process"
 
 
-class ProcessMetrics:
-    """The registry of this process, and the way to those of the others."""
+class ProcessMetrics(Collector):
+    """Collects the metrics of this process, and those of the others over their sockets."""
 
     def __init__(
         self, registry: CollectorRegistry, service: str, sockets: Path | None, process: int, processes: int
@@ -41,7 +43,12 @@ class ProcessMetrics:
         self._service = service
         self._sockets = sockets if processes > 1 else None
         self._process = process
-        self._numbers = range(1, processes + 1)
+        self._others = [number for number in range(1, processes + 1) if number != process]
+        self.registry = registry
+        """All processes' metrics; those of a process that does not answer are missing. May block for some seconds."""
+        if self._sockets is not None:
+            self.registry = CollectorRegistry()
+            self.registry.register(self)
 
     async def serve(self) -> None:
         """Gives this process's metrics to the others until it is cancelled."""
@@ -63,24 +70,23 @@ class ProcessMetrics:
         finally:
             path.unlink(missing_ok=True)
 
-    def exposition(self) -> bytes:
-        """All processes' metrics in Prometheus' format; those of a process that does not answer are left out.
-
-        Blocks for some seconds at most.
-        """
-        own = generate_latest(self._registry)
-        if self._sockets is None:
-            return own
-        texts = {self._process: own}
-        sockets = {number: self._socket(self._sockets, number) for number in self._numbers if number != self._process}
-        if present := [number for number, path in sockets.items() if path.exists()]:
+    def collect(self) -> Iterable[Metric]:
+        """The families of all processes, each sample labelled with the number of its process."""
+        families: dict[int, Iterable[Metric]] = {self._process: self._registry.collect()}
+        assert self._sockets is not None
+        sockets = {number: self._socket(self._sockets, number) for number in self._others}
+        if present := {number: path for number, path in sockets.items() if path.exists()}:
             with ThreadPoolExecutor(len(present), thread_name_prefix="process-metrics") as pool:
-                texts |= zip(
-                    present, pool.map(self._ask, present, [sockets[number] for number in present]), strict=True
-                )
-        return generate_latest(_registry_of({number: texts[number].decode() for number in sorted(texts)}))
+                families |= zip(present, pool.map(self._ask, present, present.values()), strict=True)
+        merged: dict[str, Metric] = {}
+        for number in sorted(families):
+            for family in families[number]:
+                known = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+                for sample in family.samples:
+                    known.samples.append(sample._replace(labels={**sample.labels, LABEL: str(number)}))
+        return merged.values()
 
-    def _ask(self, number: int, path: Path) -> bytes:
+    def _ask(self, number: int, path: Path) -> list[Metric]:
         parts = []
         try:
             with socket.socket(socket.AF_UNIX) as connection:
@@ -88,30 +94,11 @@ class ProcessMetrics:
                 connection.connect(str(path))
                 while part := connection.recv(65536):
                     parts.append(part)
-        except OSError as error:
+            # Refuses what was cut off: the text has an end.
+            return list(text_string_to_metric_families(b"".join(parts).decode()))
+        except (OSError, ValueError) as error:
             logger.warning("the metrics of %s process %d are missing: %s", self._service, number, error)
-            return b""
-        return b"".join(parts)
+            return []
 
     def _socket(self, folder: Path, number: int) -> Path:
         return folder / f"{self._service}-{number}.metrics"
-
-
-class _Merged:
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-def _registry_of(texts: dict[int, str]) -> CollectorRegistry:
-    merged: dict[str, Metric] = {}
-    for number, text in texts.items():
-        for family in text_string_to_metric_families(text):
-            known = merged.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-            for sample in family.samples:
-                known.add_sample(sample.name, {**sample.labels, LABEL: str(number)}, sample.value)
-    registry = CollectorRegistry()
-    registry.register(_Merged(merged.values()))
-    return registry

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CONTENT_TYPE_LATEST
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from services.kit.errors import FailedPreconditionError
 
@@ -53,26 +53,19 @@ def _unusable(file: Path, why: str) -> FailedPreconditionError:
     return FailedPreconditionError(f"TIDEMILL_METRICS_TOKEN_FILE: {file} {why}.", reason="METRICS_TOKEN")
 
 
-def serve_metrics(address: str, exposition: Callable[[], bytes], token: ScrapeToken | None) -> None:
+def serve_metrics(address: str, registry: CollectorRegistry, token: ScrapeToken | None) -> None:
     """Serves metrics at `host:port` from threads of its own; 401 without the token, if one is set.
 
     Args:
         address: `host:port`.
-        exposition: makes the answer, in Prometheus' text format.
+        registry: of the metrics; answered as text or as OpenMetrics, whichever is asked for.
         token: what a reader must send.
 
     Raises:
         FailedPreconditionError: the port is taken, or the address does not belong to this machine.
     """
     host, _, port = address.rpartition(":")
-
-    def answer(environment: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
-        if environment["REQUEST_METHOD"] != "GET":
-            start("405 Method Not Allowed", [("Allow", "GET"), ("Content-Type", "text/plain")])
-            return [b"Metrics are read with GET.\n"]
-        start("200 OK", [("Content-Type", CONTENT_TYPE_LATEST)])
-        return [exposition()]
-
+    answer: Wsgi = make_wsgi_app(registry)
     app = answer if token is None else _guarded(answer, token)
     try:
         server = make_server(host or "127.0.0.1", int(port), app, _Server, _Handler)

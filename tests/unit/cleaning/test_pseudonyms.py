@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.cleaning.__main__ import pseudonym_key
+from services.cleaning.adapters.pseudonym_key import read_pseudonym_key
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.registry import default_registry
@@ -55,6 +55,6 @@ def test_a_damaged_key_stops_the_service(tmp_path: Path, content: str | None) ->
     if content is not None:
         file.write_text(content, encoding="utf-8")
     with pytest.raises(FailedPreconditionError, match="put back the file that this mesh had"):
-        pseudonym_key(file)
+        read_pseudonym_key(file)
     file.write_text("5a" * 32 + "\n", encoding="utf-8")
-    assert pseudonym_key(file) == bytes.fromhex("5a" * 32)
+    assert read_pseudonym_key(file) == bytes.fromhex("5a" * 32)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge
 
 from infra.stack.addresses import Addresses
 from infra.stack.autoscaler import ProcessRange, ScalingRule, Windows
@@ -66,18 +67,17 @@ def test_a_number_is_a_range_of_one() -> None:
     assert ProcessRange.parse("TIDEMILL_X", "1-8", 8) == ProcessRange(1, 8)
 
 
-EXPOSITION = b"""# TYPE bus_consumer_lag gauge
-bus_consumer_lag{group="tidemill-cleaning",topic="tidemill.records.raw",process="1"} 1500.0
-bus_consumer_lag{group="tidemill-cleaning",topic="tidemill.records.raw",process="2"} 1000.0
-bus_consumer_lag{group="another",topic="tidemill.records.raw"} 9000.0
-"""
+WAITING = {("tidemill-cleaning", "1"): 1500, ("tidemill-cleaning", "2"): 1000, ("another", ""): 9000}
 
 
 def test_messages_that_wait_are_summed_over_the_processes_of_a_group(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n")
-    port = free_port()
-    serve_metrics(f"127.0.0.1:{port}", lambda: EXPOSITION, ScrapeToken(token))
+    registry, port = CollectorRegistry(), free_port()
+    lag = Gauge("bus_consumer_lag", "Messages that wait", ("group", "process"), registry=registry)
+    for labels, messages in WAITING.items():
+        lag.labels(*labels).set(messages)
+    serve_metrics(f"127.0.0.1:{port}", registry, ScrapeToken(token))
     addresses = Addresses({"cleaning_metrics": port}, {})
     demand = MessagesWaiting("cleaning", token, "tidemill-cleaning", 1000)
     assert demand.processes(addresses, [1]) == (2.5, "2,500 messages wait, 1,000 for each process")
