@@ -220,3 +220,38 @@ def test_a_corrected_answer_is_in_the_next_data_set(mesh: Mesh, cycle: dict[str,
     # A few in a hundred are held back to measure what was learnt.
     assert counts["correction"] + counts["held_back"] == 1, version
     assert version.records_in == DISTINCT + 1
+
+
+# Two minutes, most of it waiting for a look, of which there is one a minute at most.
+@pytest.mark.slow
+def test_other_texts_than_it_learnt_from_start_a_cycle(mesh: Mesh, cycle: dict[str, Any]) -> None:
+    def change(value: dict[str, Any]) -> None:
+        _short(value)
+        # As many looks as it may have in a month make each one strict: 0.02 hours are 72 seconds.
+        drift = {"signals": ["input"], "min_answers": len(_ASKED), "every_hours": 0.02, "false_alarm": 0.5}
+        value |= {"capture": {"keep_days": 1}, "triggers": {"drift": drift, "debounce_minutes": 0}}
+
+    mesh.tidemill("triggers", "put", str(mesh.pipeline("reviews.yaml", change)))
+    before = {each["name"] for each in mesh.json("cycles", "reviews")}
+    mesh.json("predict", "reviews", *_ASKED)
+    with mesh.channel() as channel:
+        stub = PipelineServiceStub(channel)
+
+        def started() -> list[str] | None:
+            return sorted({each["name"] for each in mesh.json("cycles", "reviews")} - before) or None
+
+        (name,) = wait_until(started, "a cycle that drift starts", 400)
+        mesh.tidemill("triggers", "pause", "reviews", "--reason", "the test has seen it")
+        found = stub.GetCycle(GetCycleRequest(name=name), metadata=mesh.metadata, timeout=10).cycle
+        mesh.tidemill("cancel", name)
+    (reason,) = found.reasons
+    assert "drift" in reason.lower()
+    assert cycle["dataset_version"]["name"].split("/versions/")[0] in reason
+
+
+_ASKED = [
+    f"{part} of the {machine} {fault}"
+    for part in ("cache", "kernel", "router", "database", "compiler")
+    for machine in ("laptop", "server", "cluster", "telephone")
+    for fault in ("crashes after an update", "leaks memory", "refuses every connection", "answers too slowly")
+]

@@ -88,8 +88,9 @@ class RolloutRunner:
     async def _look_at(self, rollouts: Sequence[Rollout]) -> bool:
         pending = [each for each in rollouts if each.state is RolloutState.PENDING]
         for older in pending[:-1]:
-            why = f"{pending[-1].candidate} was trained before the roll-out of {older.candidate} began."
-            await self._end(older, RolloutState.ROLLED_BACK, Decision(NextStep.ROLL_BACK, why))
+            why = f"{older.candidate} was never introduced: {pending[-1].candidate} is newer, and waits too."
+            decision = Decision(NextStep.ROLL_BACK, why)
+            await self._end(older, RolloutState.ROLLED_BACK, decision, "rollout.supersede")
         if ended := [each for each in rollouts if each.state.final]:
             return all([await carry_out(each, self._parts) for each in ended])
         if at_work := [each for each in rollouts if each.state is not RolloutState.PENDING]:
@@ -182,10 +183,10 @@ class RolloutRunner:
             await self._store(rollout.stepped(decision.reason, now), "rollout.step", decision.facts)
         return True
 
-    async def _end(self, rollout: Rollout, state: RolloutState, decision: Decision) -> None:
+    async def _end(self, rollout: Rollout, state: RolloutState, decision: Decision, action: str = "") -> None:
         ended = rollout.ended(state, decision.reason, self._parts.clock.now())
-        action = "rollout.promote" if state is RolloutState.PROMOTED else "rollout.rollback"
-        await self._store(ended, action, decision.facts)
+        usual = "rollout.promote" if state is RolloutState.PROMOTED else "rollout.rollback"
+        await self._store(ended, action or usual, decision.facts)
         self._not_before.pop(rollout.name, None)
         if (look := self._looks.pop(rollout.name, None)) is not None:
             look.task.cancel()

@@ -57,7 +57,7 @@ async def test_the_first_process_answers_for_those_that_run(tmp_path: Path, addr
         found = (await read(address, "text/plain")).text
     (records,) = [family for family in families_of_text(found) if family.name == "records"]
     assert {sample.labels[LABEL]: sample.value for sample in records.samples} == {"1": 1, "3": 3}
-    # The one that has ended has no socket, and is no error.
+    # One that has ended has no socket, which is not an error.
     assert f'{LABEL}="3"' not in (await read(address, "text/plain")).text
 
 

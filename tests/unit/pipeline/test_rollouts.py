@@ -277,6 +277,9 @@ async def test_of_several_waiting_versions_the_newest_has_its_turn(world: World)
     states = [world.read(name).state for name in names]
     assert states == [RolloutState.ROLLED_BACK, RolloutState.ROLLED_BACK, RolloutState.RUNNING]
     assert set(weights(world)) == {1, 4}
+    (entry,) = [entry for entry in world.audit.page(names[0], "", 100) if entry.action == "rollout.supersede"]
+    # The next one was superseded itself, so the newest is named.
+    assert entry.reason == f"{MODEL}/versions/2 was never introduced: {MODEL}/versions/4 is newer, and waits too."
     assert (await runner_up.page(MODEL, "", 10))[0].name == names[2]
 
 
