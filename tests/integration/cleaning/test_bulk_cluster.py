@@ -1,0 +1,96 @@
+"""`tidemill clean bulk --ray-address` on a cluster of two nodes: the same files, also when a node dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from infra.stack.layout import python_path
+from tests.integration.cleaning import test_bulk_engines
+from tests.integration.cleaning.test_bulk_engines import run
+from tests.waiting import wait_until
+
+_UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(
+        subprocess.run([*_UNSHARE, "true"], capture_output=True, check=False).returncode != 0,
+        reason="this machine lets no one make namespaces, without which strangers would reach Ray",
+    ),
+]
+recipe, source = test_bulk_engines.recipe, test_bulk_engines.source
+_CLUSTER = Path(__file__).with_name("ray_cluster.sh")
+_NODE = "127.0.0.2"
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder whose name leaves room for those of Ray's sockets."""
+    folder = tempfile.mkdtemp(prefix="ray")
+    yield Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def begin(short: Path, *arguments: object) -> subprocess.Popen[str]:
+    """The command beside a cluster, in namespaces that end with it."""
+    command = [sys.executable, "-m", "gateway.cli.main", "clean", "bulk", *map(str, arguments)]
+    return subprocess.Popen(
+        [*_UNSHARE, "sh", str(_CLUSTER), sys.executable, str(short), *command, "--ray-address", "127.0.0.1:6379"],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def expected(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What processes of this machine make."""
+    folder = tmp_path_factory.mktemp("processes")
+    file = folder / "recipe.yaml"
+    file.write_text(test_bulk_engines.RECIPE, encoding="utf-8")
+    run(file, source, folder / "out")
+    return files(folder / "out")
+
+
+def test_a_cluster_makes_the_same_files(
+    recipe: Path, source: Path, tmp_path: Path, short: Path, expected: dict[str, bytes]
+) -> None:
+    with begin(short, recipe, source, tmp_path / "out", "--json") as command:
+        out, err = command.communicate()
+    assert command.returncode == 0, err
+    assert json.loads(out)["reused_parts"] == 0
+    assert files(tmp_path / "out") == expected
+
+
+def test_a_node_that_dies_loses_nothing(
+    recipe: Path, source: Path, tmp_path: Path, short: Path, expected: dict[str, bytes]
+) -> None:
+    with begin(short, recipe, source, tmp_path / "out", "--json") as command:
+
+        def raylet() -> psutil.Process | None:
+            """Of the second node, once a part is finished."""
+            if not list(tmp_path.glob(".out.partial/reports/*.json")):
+                return None
+            children = psutil.Process(command.pid).children(recursive=True)
+            return next((each for each in children if f"--node_ip_address={_NODE}" in each.cmdline()), None)
+
+        wait_until(raylet, "a finished part", 300).kill()
+        out, err = command.communicate()
+    assert command.returncode == 0, err
+    assert json.loads(out)["reused_parts"] == 0
+    assert files(tmp_path / "out") == expected
