@@ -47,7 +47,8 @@ unit: setup ## fast tests, no other process
 # What the services do with their databases, tested on SQLite among the unit tests.
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
 	tests/unit/ingest/test_runner.py tests/unit/ingest/test_declared_sources.py tests/unit/ingest/test_policies.py \
-	tests/unit/gateway/test_keys.py tests/unit/cleaning/test_use_cases.py
+	tests/unit/gateway/test_keys.py tests/unit/cleaning/test_use_cases.py \
+	tests/unit/cleaning/test_originals.py
 
 # Workers, each with the parts of one group of tests at a time (tests/groups.py): one more than cores, for many wait.
 WORKERS ?= 3

@@ -109,6 +109,7 @@ def _build(connection: Connection, file: PipelineFile, console: Console) -> Data
         operators=spec.dataset.operators,
         holdout=spec.dataset.holdout,
         required_attributes=spec.dataset.required_attributes,
+        tenants=spec.dataset.tenants,
         pushed_sources=list(dict.fromkeys(s.source for s in spec.sources if s.HasField("pushed"))),
     )
     if spec.dataset.HasField("augment"):

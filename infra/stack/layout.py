@@ -152,6 +152,12 @@ class State:
         return self.root / "keys" / "pseudonyms"
 
     @property
+    def originals_key(self) -> Path:
+        """The keys of encrypted originals, which cleaning makes; TIDEMILL_ORIGINALS_KEY_FILE names another file."""
+        named = os.environ.get("TIDEMILL_ORIGINALS_KEY_FILE")
+        return Path(named) if named else self.root / "keys" / "originals"
+
+    @property
     def metrics_token(self) -> Path:
         """The token with which Prometheus reads the metrics of this mesh's processes."""
         return self.root / "metrics.token"

@@ -239,6 +239,7 @@ def environment(layout: Layout, addresses: Addresses, service: Service) -> dict[
         "TIDEMILL_MLFLOW_URI": f"sqlite:///{state.mlflow}",
         "TIDEMILL_METRICS_TOKEN_FILE": str(state.metrics_token),
         "TIDEMILL_PSEUDONYM_KEY_FILE": str(state.pseudonym_key),
+        "TIDEMILL_ORIGINALS_KEY_FILE": str(state.originals_key),
         **{name: os.environ[name] for name in STORES if os.environ.get(name)},
     }
     uses = {

@@ -19,11 +19,12 @@ from services.cleaning.adapters.loss_store import SqlLossStore
 from services.cleaning.adapters.models import AllModels
 from services.cleaning.adapters.pseudonym_key import read_pseudonym_key
 from services.cleaning.adapters.pushed_records import BusPushedRecords
-from services.cleaning.adapters.record_store import SqlRecordStore
+from services.cleaning.adapters.record_store import SqlRecordStore, keys_in_use
 from services.cleaning.adapters.served_models import ServedModels
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.adapters.synonym_tables import FolderTables
 from services.cleaning.adapters.translator import Translators
+from services.cleaning.adapters.vault import open_vault
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
@@ -32,6 +33,7 @@ from services.cleaning.app.explanations import Explanations
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records
 from services.cleaning.app.rewriting import Rewriting
+from services.cleaning.domain.originals import OriginalsPolicy
 from services.cleaning.engine.registry import default_registry
 from services.cleaning.entrypoints.consumer import RawRecordHandler
 from services.cleaning.entrypoints.pool import WorkPool
@@ -87,8 +89,11 @@ class Cleaner:
         models = ServedModels(hosts, os.environ.get, settings.augment_timeout_s)
         registry = default_registry(read_pseudonym_key(settings.pseudonym_key_file))
         recipes = RecipeCache(registry, FolderTables(settings.data_dir), models)
-        record_store, datasets = SqlRecordStore(engine), SqlDatasetStore(engine)
-        records = Records(record_store, datasets, recipes, announcer)
+        key_file = settings.originals_key_file or settings.state / "keys" / "originals"
+        vault = open_vault(key_file, await asyncio.to_thread(keys_in_use, engine))
+        record_store, datasets = SqlRecordStore(engine, vault), SqlDatasetStore(engine)
+        policy = OriginalsPolicy.parse(settings.originals)
+        records = Records(record_store, datasets, recipes, announcer, policy)
         report_lost = loss_reporter(LossMetrics(metrics.registry), settings.state, clock, "tidemill-cleaning")
 
         def note_lost(lost: LostMessages) -> None:

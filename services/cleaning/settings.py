@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from services.cleaning.domain.originals import OriginalsPolicy
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.config import ServiceSettings, home_dir, split_list
 from services.kit.network_rules import NetworkRules
@@ -37,6 +38,18 @@ class CleaningSettings(ServiceSettings):
         description="file with the secret of pseudonyms in masked texts, 64 hexadecimal digits; keep it: with another "
         "one the same address gets another token; none when unset",
     )
+    originals: str = Field(
+        "private=encrypted",
+        description="how the originals of records are kept by data class, CLASS=HOW separated by commas: public, "
+        "internal, private, unclassified (no class); plain, encrypted, none. What is not named is plain, but private "
+        "is encrypted. The policy of a source wins",
+    )
+    originals_key_file: Path | None = Field(
+        None,
+        description="file with the keys of encrypted originals, 64 hexadecimal digits a line, the last of which is "
+        "used; made at the first start, `keys/originals` of the state when unset; keep it: without it they cannot be "
+        "read",
+    )
     await_timeout_s: float = Field(
         600.0, gt=0, description="a build fails when no awaited record has arrived for this many seconds"
     )
@@ -62,6 +75,12 @@ class CleaningSettings(ServiceSettings):
         if self.cleaning_process > self.cleaning_processes:
             raise ValueError("TIDEMILL_CLEANING_PROCESS must not be larger than TIDEMILL_CLEANING_PROCESSES")
         return self
+
+    @field_validator("originals")
+    @classmethod
+    def _originals(cls, value: str) -> str:
+        OriginalsPolicy.parse(value)
+        return value
 
     @field_validator("augment_hosts")
     @classmethod

@@ -14,6 +14,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
     ExplainRecordResponse,
     FieldChange,
     OperatorEffect,
+    OriginalKeeping,
     TextEdit,
 )
 
@@ -28,6 +29,10 @@ _PLACES = {
     DatasetExplanation.PLACEMENT_REJECTED: ("rejected", "yellow"),
     DatasetExplanation.PLACEMENT_ABSENT: ("not contained", "yellow"),
     DatasetExplanation.PLACEMENT_HELD_BACK: ("held back to measure what was learnt", "green"),
+}
+_ORIGINALS = {
+    OriginalKeeping.ORIGINAL_KEEPING_ENCRYPTED: "its original is stored encrypted",
+    OriginalKeeping.ORIGINAL_KEEPING_NONE: "its original is not kept: here is what recipes made of it as it arrived",
 }
 
 
@@ -120,20 +125,26 @@ def explanation(found: ExplainRecordResponse, models: Mapping[str, list[str]]) -
     """
     came = f"brought by {found.import_name}" if found.import_name else "pushed by a caller"
     gone = "; gone from its source, so no later version contains it" if found.withdrawn else ""
+    owner = f", of the tenant {found.tenant}" if found.tenant else ""
     parts: list[RenderableType] = [
         *([Text(f"{found.variant_id} is a variant of a record:", "bold")] if found.variant_id else []),
         Text(found.name, "bold cyan"),
-        Text(f"  source {found.source}, {came}{gone}"),
+        Text(f"  source {found.source}, {came}{owner}{gone}"),
     ]
+    if found.original in _ORIGINALS:
+        parts.append(Text(f"  {_ORIGINALS[found.original]}", "yellow"))
+    kept = found.original != OriginalKeeping.ORIGINAL_KEEPING_NONE
+    unchanged = "no operator changed it" if kept else "what each operator did is not known"
     if not found.datasets:
         parts.append(Text("  No data set takes this source.", "yellow"))
     for each in found.datasets:
-        parts += [Text(), Text(each.dataset, "bold"), Padding(_dataset(each, models), (0, 0, 0, 2), expand=False)]
+        made = _dataset(each, models, unchanged)
+        parts += [Text(), Text(each.dataset, "bold"), Padding(made, (0, 0, 0, 2), expand=False)]
     return Group(*parts)
 
 
-def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]]) -> RenderableType:
-    parts: list[RenderableType] = [effects_table(found.effects)] if found.effects else [Text("no operator changed it")]
+def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]], unchanged: str) -> RenderableType:
+    parts: list[RenderableType] = [effects_table(found.effects)] if found.effects else [Text(unchanged)]
     if found.text:
         parts.append(Text.assemble(("cleaned  ", "bright_black"), found.text))
         parts += [

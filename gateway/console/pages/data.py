@@ -13,6 +13,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
     GetDatasetVersionRequest,
     ListDatasetsRequest,
     ListDatasetVersionsRequest,
+    OriginalKeeping,
     SampleRejectionsRequest,
 )
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
@@ -33,6 +34,10 @@ _PLACES = {
     DatasetExplanation.PLACEMENT_REJECTED: Status("rejected", "warn"),
     DatasetExplanation.PLACEMENT_ABSENT: Status("not in this version", "idle"),
     DatasetExplanation.PLACEMENT_HELD_BACK: Status("held back", "good"),
+}
+_ORIGINALS = {
+    OriginalKeeping.ORIGINAL_KEEPING_ENCRYPTED: "stored encrypted",
+    OriginalKeeping.ORIGINAL_KEEPING_NONE: "not kept: below is what the recipes made of it as it arrived",
 }
 
 
@@ -147,6 +152,7 @@ async def record(view: View) -> Response:
     return view.page(
         "record.html",
         record=found,
+        original=_ORIGINALS.get(found.original, ""),
         datasets=[(each, place_of(each)) for each in found.datasets],
         models=taught.found or [],
     )

@@ -14,16 +14,22 @@ from infra.stack.doctor.findings import Check, Finding, Level
 from infra.stack.layout import Layout
 from infra.stack.state import read_state
 from services.kit.errors import FailedPreconditionError
+from services.kit.storage.original_keys import key_id, read_keys
 from services.kit.storage.signing import MANIFEST as _BUILD
 from services.kit.storage.signing import TrustedKeys
 
 _SNAPSHOT = "manifest.json"
+_KEYS_IN_USE = (
+    "SELECT key_id, count(*) FROM raw_records WHERE key_id <> '' GROUP BY key_id",
+    "SELECT key_id, count(*) FROM verdicts WHERE key_id <> '' GROUP BY key_id",
+)
 
 
 def checks(layout: Layout) -> list[Check]:
     """All checks of stored data."""
     return [
         Check("databases", partial(_databases, layout)),
+        Check("originals", partial(_originals, layout)),
         Check("snapshots", partial(_snapshots, layout)),
         Check("builds", partial(_builds, layout)),
     ]
@@ -52,6 +58,37 @@ def _databases(layout: Layout) -> Iterator[Finding]:
             partial(_reindex, file) if indexes and stopped else None,
             reason="DATABASE_DAMAGED",
         )
+
+
+def _originals(layout: Layout) -> Iterator[Finding]:
+    """Whether the keys are there with which cleaning encrypted what it stores."""
+    file, key_file = layout.state.databases / "cleaning.sqlite", layout.state.originals_key
+    if not file.exists():
+        return
+    used = _keys_in_use(file)
+    there = {key_id(key) for key in read_keys(key_file)} if used and key_file.exists() else set()
+    for key, rows in sorted(used.items()):
+        if key not in there:
+            yield Finding(
+                "originals",
+                Level.FAULT,
+                f"{key_file} lacks the key {key}, with which {rows} rows of {file} are encrypted.",
+                "Put the file back from a backup of the mesh's state and restart cleaning. Without it they cannot be "
+                "read: import their sources again with `resend`.",
+                reason="ORIGINALS_KEY_MISSING",
+            )
+
+
+def _keys_in_use(file: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+        for query in _KEYS_IN_USE:
+            try:
+                for key, rows in database.execute(query):
+                    counts[key] = counts.get(key, 0) + rows
+            except sqlite3.DatabaseError:  # of a release without keys, or damaged, which another check says
+                return {}
+    return counts
 
 
 def database_faults(file: Path) -> list[str]:

@@ -28,11 +28,21 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import RowMapping
 
-from services.cleaning.adapters.rows import raw_record, raw_row, verdict_of, verdict_row
+from services.cleaning.adapters.record_rows import PLAIN, RecordRows
 from services.cleaning.adapters.tables import import_records, model_answers, raw_records, record_claims, verdicts
+from services.cleaning.adapters.vault import Vault
 from services.cleaning.app.ports import Announcement, Arrival, CollectedRecord
-from services.cleaning.domain.dataset import Dataset, ImportCount
-from services.cleaning.domain.record import FEEDBACK_PREFIX, Erased, RawRecord, RecordKey, Verdict, Withdrawal
+from services.cleaning.domain.dataset import Dataset, DatasetSpec, ImportCount
+from services.cleaning.domain.originals import NOT_KEPT
+from services.cleaning.domain.record import (
+    FEEDBACK_PREFIX,
+    Erased,
+    Keeping,
+    RawRecord,
+    RecordKey,
+    Verdict,
+    Withdrawal,
+)
 from services.kit.storage.database import forget_deleted, read_only, translate_database_errors
 from services.kit.storage.row_writer import RowWriter, Values
 
@@ -51,15 +61,20 @@ _KEYS_AT_ONCE = 1000
 class SqlRecordStore:
     """Implements `services.cleaning.app.ports.RecordStore`. Thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, vault: Vault | None = None) -> None:
+        """`vault`: for records that are stored encrypted, of which there are none without it."""
         self._engine, self._reads = engine, read_only(engine)
+        vault = vault or Vault()
+        self._rows = RecordRows(vault)
+        # What was encrypted with a key that is missing waits for it.
+        self._keys = sorted({"", *vault.key_ids})
         dialect = engine.dialect
         self._raw = RowWriter(dialect, raw_records, _raw_statement(dialect.name))
         self._claims = RowWriter(dialect, record_claims, _claim_statement(dialect.name))
         self._imports = RowWriter(
             dialect, import_records, upsert_statement(dialect.name, import_records, changed_by=["withdrawn"])
         )
-        judged = upsert_statement(dialect.name, verdicts, changed_by=["recipe_digest", "content_digest"])
+        judged = upsert_statement(dialect.name, verdicts, changed_by=["recipe_digest", "content_digest", "originals"])
         self._verdicts = RowWriter(dialect, verdicts, judged)
 
     def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal], found: Sequence[Verdict]) -> None:
@@ -71,7 +86,7 @@ class SqlRecordStore:
                 newest[arrival.record.key] = arrival
         records = [arrival.record for arrival in arrivals]
         # Sorted by key, so that two members of the group never deadlock on each other's rows.
-        raw = [self._raw.values(raw_row(newest[key].record)) for key in sorted(newest)]
+        raw = [self._raw.values(self._rows.raw_row(newest[key].record)) for key in sorted(newest)]
         claims = [self._claims.values(row) for row in _claim_rows(records, withdrawals)]
         imports = [self._imports.values(row) for row in _import_rows(records, withdrawals)]
         judged = self._judged(found, {key: arrival.traceparent for key, arrival in newest.items()})
@@ -90,7 +105,8 @@ class SqlRecordStore:
 
     def _judged(self, found: Sequence[Verdict], traces: Mapping[RecordKey, str]) -> list[tuple[Verdict, Values]]:
         return [
-            (verdict, self._verdicts.values(verdict_row(verdict, traces.get(verdict.key, "")))) for verdict in found
+            (verdict, self._verdicts.values(self._rows.verdict_row(verdict, traces.get(verdict.key, ""))))
+            for verdict in found
         ]
 
     def _save(self, connection: Connection, judged: Sequence[tuple[Verdict, Values]]) -> None:
@@ -100,13 +116,7 @@ class SqlRecordStore:
 
     def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
         """See the port."""
-        fresh = and_(
-            verdicts.c.source == raw_records.c.source,
-            verdicts.c.record_id == raw_records.c.record_id,
-            verdicts.c.dataset == dataset.name,
-            verdicts.c.recipe_digest == dataset.recipe_digest,
-            verdicts.c.content_digest == raw_records.c.content_digest,
-        )
+        fresh = and_(*_verdict_on_content(dataset.name), verdicts.c.recipe_digest == dataset.recipe_digest)
         query = (
             select(raw_records)
             .outerjoin(verdicts, fresh)
@@ -114,19 +124,23 @@ class SqlRecordStore:
                 tuple_(*after) < _KEY,
                 # Not the bare column: SQLite would use its index and read each source from the beginning.
                 (raw_records.c.source + "").in_(dataset.spec.sources),
+                *_of_tenants(dataset.spec),
                 raw_records.c.withdrawn == false(),
+                raw_records.c.originals != Keeping.NONE.value,
+                raw_records.c.key_id.in_(self._keys),
                 verdicts.c.record_id.is_(None),
             )
             .order_by(raw_records.c.source, raw_records.c.record_id)
             .limit(limit)
         )
         with translate_database_errors(), self._reads.connect() as connection:
-            return [raw_record(row) for row in connection.execute(query).mappings()]
+            return [self._rows.raw_record(row) for row in connection.execute(query).mappings()]
 
     def announcements(self, limit: int, of: Collection[RecordKey] | None = None) -> Sequence[Announcement]:
         """See the port."""
         # `= 0`, not `IS 0`: only then does SQLite use the partial index of unannounced verdicts.
-        query = select(verdicts).where(verdicts.c.announced == false()).order_by(verdicts.c.record_id).limit(limit)
+        unannounced = (verdicts.c.announced == false(), verdicts.c.key_id.in_(self._keys))
+        query = select(verdicts).where(*unannounced).order_by(verdicts.c.record_id).limit(limit)
         found: list[RowMapping] = []
         with translate_database_errors(), self._reads.connect() as connection:
             if of is None:
@@ -135,7 +149,7 @@ class SqlRecordStore:
                 for part in key_parts(of):
                     theirs = tuple_(verdicts.c.source, verdicts.c.record_id).in_(part)
                     found += connection.execute(query.where(theirs)).mappings()
-        return [Announcement(verdict_of(row), row["traceparent"]) for row in found[:limit]]
+        return [Announcement(self._rows.verdict(row), row["traceparent"]) for row in found[:limit]]
 
     def mark_announced(self, announcements: Sequence[Announcement]) -> None:
         """See the port."""
@@ -166,41 +180,39 @@ class SqlRecordStore:
         with translate_database_errors(), self._reads.connect() as connection:
             return {row[0]: ImportCount(row[1] - row[2], row[2]) for row in connection.execute(query)}
 
-    def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+    def count(self, sources: Sequence[str], after: int, tenants: Sequence[str] = ()) -> tuple[int, int]:
         """See the port."""
-        theirs = raw_records.c.source.in_(list(sources))
-        newest = select(func.max(raw_records.c.arrival)).where(theirs)
-        arrived = (theirs, raw_records.c.arrival > after, raw_records.c.withdrawn == false())
+        theirs = (raw_records.c.source.in_(list(sources)), *_of_tenants(DatasetSpec((), tenants=tuple(tenants))))
+        newest = select(func.max(raw_records.c.arrival)).where(*theirs)
+        arrived = (*theirs, raw_records.c.arrival > after, raw_records.c.withdrawn == false())
         with translate_database_errors(), self._reads.connect() as connection:
             count = connection.execute(select(func.count()).select_from(raw_records).where(*arrived)).scalar_one()
             return count, connection.execute(newest).scalar() or 0
 
-    def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
+    def content_digests(self, dataset: str, spec: DatasetSpec, recipe_digest: str) -> Sequence[tuple[str, str]]:
         """See the port."""
-        query = select(raw_records.c.record_id, raw_records.c.content_digest).where(
-            raw_records.c.source.in_(sources), raw_records.c.withdrawn == false()
-        )
+        cleaned = exists().where(*_verdict_on_content(dataset), verdicts.c.recipe_digest == recipe_digest)
+        lacking = and_(raw_records.c.originals == Keeping.NONE.value, not_(cleaned.correlate(raw_records)))
+        digest = case((lacking, NOT_KEPT.reason), else_=raw_records.c.content_digest)
+        query = select(raw_records.c.record_id, digest).where(*_members(spec))
         with translate_database_errors(), self._reads.connect() as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
-    def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
+    def with_verdicts(self, dataset: str, spec: DatasetSpec) -> Sequence[tuple[RawRecord, Verdict | None]]:
         """See the port."""
-        present = and_(
-            verdicts.c.source == raw_records.c.source,
-            verdicts.c.record_id == raw_records.c.record_id,
-            verdicts.c.dataset == dataset,
-            verdicts.c.content_digest == raw_records.c.content_digest,
-        )
         query = (
             select(raw_records, *_VERDICT_COLUMNS)
-            .outerjoin(verdicts, present)
-            .where(raw_records.c.source.in_(sources), raw_records.c.withdrawn == false())
+            .outerjoin(verdicts, and_(*_verdict_on_content(dataset)))
+            .where(*_members(spec))
             .order_by(raw_records.c.source, raw_records.c.record_id)
         )
         with translate_database_errors(), self._reads.connect() as connection:
             rows = connection.execute(query).mappings().all()
         return [
-            (raw_record(row), verdict_of(row, "verdict_") if row["verdict_record_id"] is not None else None)
+            (
+                self._rows.raw_record(row),
+                self._rows.verdict(row, "verdict_") if row["verdict_record_id"] is not None else None,
+            )
             for row in rows
         ]
 
@@ -230,9 +242,14 @@ class SqlRecordStore:
         with translate_database_errors(), self._reads.connect() as connection:
             found = connection.execute(query.order_by(raw_records.c.source).limit(limit)).mappings().all()
             return [
-                CollectedRecord(raw_record(row), row["withdrawn"], _verdicts(connection, row["source"], record_id))
+                CollectedRecord(self._rows.raw_record(row), row["withdrawn"], self._verdicts_on(connection, row))
                 for row in found
             ]
+
+    def _verdicts_on(self, connection: Connection, raw: RowMapping) -> Sequence[Verdict]:
+        theirs = (verdicts.c.source == raw["source"], verdicts.c.record_id == raw["record_id"])
+        query = select(verdicts).where(*theirs)
+        return [self._rows.verdict(row) for row in connection.execute(query.order_by(verdicts.c.dataset)).mappings()]
 
 
 def _erase(connection: Connection, source: str, record_id: str, arrival: int) -> None:
@@ -240,16 +257,43 @@ def _erase(connection: Connection, source: str, record_id: str, arrival: int) ->
         return and_(table.c.source == source, table.c.record_id == record_id)
 
     # A repeat of the message is not newer than this, and its claim is older.
-    empty = {"text": "", "attributes": {}, "content_digest": _ERASED, "withdrawn": True}
+    empty = {"text": "", "attributes": {}, "content_digest": _ERASED, "withdrawn": True, **PLAIN}
     connection.execute(update(raw_records).where(of(raw_records)).values(empty))
     connection.execute(update(record_claims).where(of(record_claims)).values(held=False, arrival=arrival + 1))
     connection.execute(delete(verdicts).where(of(verdicts)))
     connection.execute(delete(model_answers).where(of(model_answers)))
 
 
-def _verdicts(connection: Connection, source: str, record_id: str) -> Sequence[Verdict]:
-    query = select(verdicts).where(verdicts.c.source == source, verdicts.c.record_id == record_id)
-    return [verdict_of(row) for row in connection.execute(query.order_by(verdicts.c.dataset)).mappings()]
+def keys_in_use(engine: Engine) -> frozenset[str]:
+    """Ids of the keys that rows were encrypted with."""
+    with translate_database_errors(), read_only(engine).connect() as connection:
+        return frozenset(
+            key
+            for table in (raw_records, verdicts)
+            for key in connection.execute(select(table.c.key_id).where(table.c.key_id != "").distinct()).scalars()
+        )
+
+
+def _members(spec: DatasetSpec) -> tuple[ColumnElement[bool], ...]:
+    """Which records belong to a data set."""
+    return raw_records.c.source.in_(spec.sources), *_of_tenants(spec), raw_records.c.withdrawn == false()
+
+
+def _of_tenants(spec: DatasetSpec) -> tuple[ColumnElement[bool], ...]:
+    """See `DatasetSpec.takes`."""
+    if not spec.tenants:
+        return ()
+    return (or_(raw_records.c.tenant.in_(spec.tenants), raw_records.c.source.in_(spec.feedback_sources)),)
+
+
+def _verdict_on_content(dataset: str) -> tuple[ColumnElement[bool], ...]:
+    """Which verdict of a data set is on the present content of a record."""
+    return (
+        verdicts.c.source == raw_records.c.source,
+        verdicts.c.record_id == raw_records.c.record_id,
+        verdicts.c.dataset == dataset,
+        verdicts.c.content_digest == raw_records.c.content_digest,
+    )
 
 
 def _raw_statement(dialect: str) -> sqlite.Insert | postgresql.Insert:

@@ -20,73 +20,8 @@ from services.cleaning.domain.dataset import (
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec
-from services.cleaning.domain.record import Cleaned, RawRecord, Rejection, Verdict
 from services.kit.failure import Failure
 from services.kit.progress import Progress
-
-
-def raw_row(record: RawRecord) -> dict[str, Any]:
-    """Row of `raw_records`, not withdrawn."""
-    return {
-        "source": record.source,
-        "record_id": record.record_id,
-        "text": record.text,
-        "attributes": dict(record.attributes),
-        "content_digest": record.content_digest,
-        "import_name": record.import_name,
-        "event_time": record.event_time,
-        "arrival": record.arrival,
-        "withdrawn": False,
-    }
-
-
-def raw_record(row: RowMapping) -> RawRecord:
-    """Record of a row of `raw_records`, which does not have its origin."""
-    return RawRecord(
-        row["record_id"],
-        row["source"],
-        row["text"],
-        row["attributes"],
-        row["import_name"],
-        row["event_time"],
-        row["arrival"],
-    )
-
-
-def verdict_row(verdict: Verdict, traceparent: str) -> dict[str, Any]:
-    """Row of `verdicts`, not announced yet."""
-    rejection = verdict.cleaned.rejection
-    return {
-        "dataset": verdict.dataset,
-        "record_id": verdict.record_id,
-        "source": verdict.source,
-        "recipe_digest": verdict.recipe_digest,
-        "content_digest": verdict.content_digest,
-        "text": verdict.cleaned.text,
-        "attributes": dict(verdict.cleaned.attributes),
-        "reason": rejection.reason if rejection else "",
-        "detail": rejection.detail if rejection else "",
-        "operator": rejection.operator if rejection else "",
-        "traceparent": traceparent,
-        "announced": False,
-    }
-
-
-def verdict_of(row: Mapping[Any, Any], prefix: str = "") -> Verdict:
-    """Verdict of a row of `verdicts`, whose columns may have a prefix."""
-    reason = row[prefix + "reason"]
-    return Verdict(
-        row[prefix + "record_id"],
-        row[prefix + "source"],
-        row[prefix + "dataset"],
-        row[prefix + "recipe_digest"],
-        row[prefix + "content_digest"],
-        Cleaned(
-            row[prefix + "text"],
-            row[prefix + "attributes"],
-            Rejection(reason, row[prefix + "detail"], row[prefix + "operator"]) if reason else None,
-        ),
-    )
 
 
 def _spec_of(value: Mapping[str, Any]) -> DatasetSpec:
@@ -99,6 +34,7 @@ def _spec_of(value: Mapping[str, Any]) -> DatasetSpec:
         tuple(value.get("pushed_sources", ())),
         _augment_of(value.get("augment")),
         NewLabels(**value["new_labels"]) if value.get("new_labels") else None,
+        tuple(value.get("tenants", ())),
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, String, Table, text
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, String, Table, text
 
 from services.kit.storage.columns import FreeText, JsonText, UtcMicros
 from services.kit.storage.requests import request_table
@@ -14,6 +16,15 @@ request_table(metadata)
 
 def _record_key() -> list[Column[str]]:
     return [Column("source", String(64), primary_key=True), Column("record_id", String(128), primary_key=True)]
+
+
+def _original() -> list[Column[Any]]:
+    """How the original of a record is kept. If a key is named, text and attributes are in `sealed`, see `Vault`."""
+    return [
+        Column("originals", String(16), nullable=False, server_default=text("'plain'")),
+        Column("key_id", String(16), nullable=False, server_default=text("''")),
+        Column("sealed", LargeBinary),
+    ]
 
 
 raw_records = Table(
@@ -28,6 +39,8 @@ raw_records = Table(
     Column("arrival", BigInteger, nullable=False),
     # Follows from the claims; stored here so that queries on records need no join.
     Column("withdrawn", Boolean, nullable=False),
+    Column("tenant", String(64), nullable=False, server_default=text("''")),
+    *_original(),
 )
 Index("ix_raw_records_id", raw_records.c.record_id)
 Index("ix_raw_records_arrival", raw_records.c.source, raw_records.c.arrival)
@@ -65,6 +78,7 @@ verdicts = Table(
     Column("operator", String(64), nullable=False, server_default=text("''")),
     Column("traceparent", String(64), nullable=False),
     Column("announced", Boolean, nullable=False),
+    *_original(),
 )
 # A partial index: few rows are unannounced at any time.
 Index(
@@ -74,6 +88,10 @@ Index(
     postgresql_where=text("announced = false"),
 )
 Index("ix_verdicts_record", verdicts.c.source, verdicts.c.record_id)
+# Which keys are in use is asked at each start.
+for _table in (raw_records, verdicts):
+    _encrypted = text("key_id <> ''")
+    Index(f"ix_{_table.name}_key", _table.c.key_id, sqlite_where=_encrypted, postgresql_where=_encrypted)
 
 datasets = Table(
     "datasets",

@@ -31,7 +31,8 @@ from services.cleaning.domain.dataset import (
     VersionState,
     snapshot_digest,
 )
-from services.cleaning.domain.record import Cleaned, RawRecord, RecordKey
+from services.cleaning.domain.originals import NOT_KEPT
+from services.cleaning.domain.record import Cleaned, Keeping, RawRecord, RecordKey
 from services.cleaning.engine.rewriter import Answers
 from services.kit.clock import Clock
 from services.kit.errors import FailedPreconditionError, TidemillError, is_retryable
@@ -239,19 +240,28 @@ class Builder:
         """The snapshot, and whether it existed; None if models are asked first."""
         spec = version.spec
         recipe, augmentation = self._recipes.of(spec), self._recipes.augmentation(spec)
-        digests = self._records.content_digests(spec.sources)
+        digests = self._records.content_digests(version.dataset, spec, recipe.digest)
         variants = augmentation.digest if augmentation else ""
         digest = snapshot_digest(version.dataset, spec, recipe.digest, digests, variants)
         found = self._snapshots.find(version.dataset, digest)
         if found is not None:
             return found, True
-        rows = self._records.with_verdicts(version.dataset, spec.sources)
+        rows = self._records.with_verdicts(version.dataset, spec)
         # The recipe may have changed since the request: records whose verdict is of another recipe are cleaned here.
         fits = [v is not None and v.recipe_digest == recipe.digest for _, v in rows]
         judged: list[tuple[RawRecord, Cleaned]] = [
             (record, verdict.cleaned) for (record, verdict), fit in zip(rows, fits, strict=True) if fit and verdict
         ]
-        missing = [record for (record, _), fit in zip(rows, fits, strict=True) if not fit]
+        left = [record for (record, _), fit in zip(rows, fits, strict=True) if not fit]
+        if unkept := [record for record in left if record.keeping is Keeping.NONE]:
+            logger.warning(
+                "%s rejects %d records: their originals are not kept, so its recipe cannot clean them. Where their "
+                "sources still have them, import them again with resend",
+                version.name,
+                len(unkept),
+            )
+            judged += [(record, Cleaned("", {}, NOT_KEPT)) for record in unkept]
+        missing = [record for record in left if record.keeping is not Keeping.NONE]
         for start in range(0, len(missing), _CLEANED_AT_ONCE):
             self._update(version, Progress("clean", start, len(missing)))
             part = missing[start : start + _CLEANED_AT_ONCE]

@@ -120,9 +120,9 @@ class Datasets:
                 return ""
         if draft.spec.pushed_sources and not self._all_read():
             return ""
-        records = self._records.content_digests(draft.spec.sources)
         try:
             recipe = self._recipes.of(draft.spec)
+            records = self._records.content_digests(draft.dataset, draft.spec, recipe.digest)
             augmentation = self._recipes.augmentation(draft.spec)
             variants = augmentation.digest if augmentation else ""
             digest = snapshot_digest(draft.dataset, draft.spec, recipe.digest, records, variants)

@@ -12,8 +12,10 @@ from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.app.records import Records, all_datasets
 from services.cleaning.domain.augmentation import parent_id
 from services.cleaning.domain.dataset import DatasetVersion, VersionState
+from services.cleaning.domain.originals import NOT_KEPT
 from services.cleaning.domain.recipe import RecipeError
-from services.cleaning.engine.explain import Explanation
+from services.cleaning.domain.record import Cleaned, Keeping
+from services.cleaning.engine.explain import Effect, Explanation
 from services.kit.errors import NotFoundError
 from services.kit.ids import NEWEST
 
@@ -34,7 +36,7 @@ class DatasetExplanation:
 
 
 class Explanations:
-    """Explains records by cleaning their original text again."""
+    """Explains records by cleaning their original text again; where it is not kept, by what was made of it."""
 
     def __init__(
         self,
@@ -79,7 +81,7 @@ class Explanations:
         record = collected.record
         found: list[DatasetExplanation] = []
         for dataset in all_datasets(self._datasets):
-            if record.source not in dataset.spec.sources:
+            if not dataset.spec.takes(record.source, record.tenant):
                 continue
             try:
                 recipe = self._recipes.of(dataset.spec)
@@ -87,7 +89,11 @@ class Explanations:
                 # The data set was stored by another release; the other data sets are still explained.
                 logger.error("%s has a recipe that cannot be applied: %s", dataset.name, error.message)
                 continue
-            explanation = recipe.explain(record.text, record.attributes)
+            explanation = (
+                _stored(collected, dataset.name, recipe.digest)
+                if record.keeping is Keeping.NONE
+                else recipe.explain(record.text, record.attributes)
+            )
             version = self._newest(dataset.name)
             fate = None
             if version is not None and version.snapshot is not None:
@@ -103,3 +109,14 @@ class Explanations:
                     return version
             before = page[-1].number
         return None
+
+
+def _stored(collected: CollectedRecord, dataset: str, recipe_digest: str) -> Explanation:
+    """What the recipe made of a record when it arrived, without what each operator did."""
+    cleaned = Cleaned("", {}, NOT_KEPT)
+    for verdict in collected.verdicts:
+        known = (verdict.dataset, verdict.recipe_digest, verdict.content_digest)
+        if known == (dataset, recipe_digest, collected.record.content_digest):
+            cleaned = verdict.cleaned
+    dropped = cleaned.rejection
+    return Explanation(cleaned, () if dropped is None else (Effect(0, dropped.operator, rejection=dropped),))

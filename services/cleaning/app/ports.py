@@ -8,18 +8,22 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
-from services.cleaning.domain.dataset import Dataset, DatasetVersion, ImportCount, SnapshotSummary
-from services.cleaning.domain.record import Erased, RawRecord, RecordKey, Rejection, Verdict, Withdrawal
+from services.cleaning.domain.dataset import Dataset, DatasetSpec, DatasetVersion, ImportCount, SnapshotSummary
+from services.cleaning.domain.record import Erased, Keeping, RawRecord, RecordKey, Rejection, Verdict, Withdrawal
 from services.cleaning.engine.rewriter import Answer, Query
 from services.kit.bus.port import LostMessages
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A raw record as it came from the bus; `traceparent` is the W3C trace that brought it, or empty."""
+    """A raw record as it came from the bus; `traceparent` is the W3C trace that brought it, or empty.
+
+    `originals` is how its source says that its original is kept; None if it says nothing.
+    """
 
     record: RawRecord
     traceparent: str = ""
+    originals: Keeping | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,13 @@ class RecordStore(Protocol):
     def collect(
         self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal], verdicts: Sequence[Verdict]
     ) -> None:
-        """Stores raw records and withdrawals with the imports they came by, and verdicts, see `save_verdicts`."""
+        """Stores raw records and withdrawals with the imports they came by, and verdicts, see `save_verdicts`.
+
+        Of a record it keeps what its `keeping` says.
+
+        Raises:
+            FailedPreconditionError: there is no key to encrypt one with.
+        """
         ...
 
     def save_verdicts(self, verdicts: Sequence[Verdict]) -> None:
@@ -56,9 +66,9 @@ class RecordStore(Protocol):
         ...
 
     def stale(self, dataset: Dataset, after: RecordKey, limit: int) -> Sequence[RawRecord]:
-        """Records of the data set's sources whose verdict is missing or belongs to another recipe or content.
+        """Records of the data set whose verdict is missing or belongs to another recipe or content.
 
-        Sorted by key, beginning after a key.
+        Sorted by key, beginning after a key; without those whose original is not kept, or cannot be decrypted.
         """
         ...
 
@@ -74,23 +84,34 @@ class RecordStore(Protocol):
         """What has arrived, by import; imports of which nothing has arrived are left out."""
         ...
 
-    def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
-        """Records of the sources that are not withdrawn and arrived after a moment, and when the newest of all did."""
+    def count(self, sources: Sequence[str], after: int, tenants: Sequence[str] = ()) -> tuple[int, int]:
+        """Records of the sources that are not withdrawn and arrived after a moment, and when the newest of all did.
+
+        Those of some tenants, or of all where none is named.
+        """
         ...
 
-    def content_digests(self, sources: Sequence[str]) -> Sequence[tuple[str, str]]:
-        """Id and content digest of every raw record of the sources that is not withdrawn."""
+    def content_digests(self, dataset: str, spec: DatasetSpec, recipe_digest: str) -> Sequence[tuple[str, str]]:
+        """Id and content digest of every raw record of the data set that is not withdrawn, see `snapshot_digest`."""
         ...
 
-    def with_verdicts(self, dataset: str, sources: Sequence[str]) -> Sequence[tuple[RawRecord, Verdict | None]]:
-        """Every raw record of the sources that is not withdrawn, with the data set's current verdict, if any.
+    def with_verdicts(self, dataset: str, spec: DatasetSpec) -> Sequence[tuple[RawRecord, Verdict | None]]:
+        """Every raw record of the data set that is not withdrawn, with the data set's current verdict, if any.
 
         Sorted by key.
+
+        Raises:
+            FailedPreconditionError: the key that one was encrypted with is missing.
+            DataLossError: one that was encrypted was changed.
         """
         ...
 
     def records(self, record_id: str, source: str, limit: int) -> Sequence[CollectedRecord]:
-        """Records with this id, of one source or (if empty) of any source, sorted by source."""
+        """Records with this id, of one source or (if empty) of any source, sorted by source.
+
+        Raises:
+            FailedPreconditionError, DataLossError: see `with_verdicts`.
+        """
         ...
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from services.cleaning.app.ports import Announcer, Arrival, CollectedRecord, DatasetStore, RecordStore, Variant
 from services.cleaning.app.recipe_cache import RecipeCache
 from services.cleaning.domain.augmentation import AugmentSpec, variant_id
 from services.cleaning.domain.dataset import Dataset, DatasetSpec
+from services.cleaning.domain.originals import OriginalsPolicy
 from services.cleaning.domain.recipe import OperatorSpec, RecipeError
-from services.cleaning.domain.record import RawRecord, RecordKey, Verdict, Withdrawal
+from services.cleaning.domain.record import Keeping, RawRecord, RecordKey, Verdict, Withdrawal
 from services.cleaning.engine.explain import Explanation
 from services.cleaning.engine.rewriter import Rewriter
 from services.kit.errors import FieldViolation, InvalidArgumentError, not_found
@@ -37,9 +39,15 @@ class Records:
     """
 
     def __init__(
-        self, records: RecordStore, datasets: DatasetStore, recipes: RecipeCache, announcer: Announcer
+        self,
+        records: RecordStore,
+        datasets: DatasetStore,
+        recipes: RecipeCache,
+        announcer: Announcer,
+        originals: OriginalsPolicy,
     ) -> None:
         self._records = records
+        self._originals = originals
         self._datasets = datasets
         self._recipes = recipes
         self._announcer = announcer
@@ -49,7 +57,8 @@ class Records:
         self._left = True
 
     def collect(self, arrivals: Sequence[Arrival], withdrawals: Sequence[Withdrawal] = ()) -> None:
-        """Cleans arrived records for every data set of their source; returns when the verdicts are published."""
+        """Cleans arrived records for every data set that takes them; returns when the verdicts are published."""
+        arrivals = [self._kept(arrival) for arrival in arrivals]
         newest: dict[RecordKey, RawRecord] = {}
         for record in sorted((arrival.record for arrival in arrivals), key=lambda record: record.recency):
             newest[record.key] = record
@@ -80,9 +89,12 @@ class Records:
             self._announce(None)
             self._left = False
 
-    def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
-        """Records of sources that arrived after a moment (microseconds), and when the newest of all of them did."""
-        return self._records.count(sources, after)
+    def count(self, sources: Sequence[str], after: int, tenants: Sequence[str] = ()) -> tuple[int, int]:
+        """Records of sources that arrived after a moment (microseconds), and when the newest of all of them did.
+
+        Those of some tenants, or of all where none is named.
+        """
+        return self._records.count(sources, after, tenants)
 
     def clean_text(
         self,
@@ -141,6 +153,12 @@ class Records:
             )
         return found[0]
 
+    def _kept(self, arrival: Arrival) -> Arrival:
+        keeping = self._originals.of(arrival.record, arrival.originals)
+        if keeping is Keeping.PLAIN:
+            return arrival
+        return replace(arrival, record=replace(arrival.record, keeping=keeping))
+
     def _announce(self, of: Collection[RecordKey] | None) -> None:
         with self._announcing:
             while pending := self._records.announcements(_PAGE, of):
@@ -151,7 +169,7 @@ class Records:
         return [
             verdict
             for dataset in datasets
-            for verdict in self._judge(dataset, [r for r in records if r.source in dataset.spec.sources])
+            for verdict in self._judge(dataset, [r for r in records if dataset.spec.takes(r.source, r.tenant)])
         ]
 
     def _judge(self, dataset: Dataset, records: Sequence[RawRecord]) -> list[Verdict]:
@@ -165,7 +183,15 @@ class Records:
             return []
         cleaned = recipe.clean_batch((record.text, record.attributes) for record in records)
         return [
-            Verdict(record.record_id, record.source, dataset.name, dataset.recipe_digest, record.content_digest, result)
+            Verdict(
+                record.record_id,
+                record.source,
+                dataset.name,
+                dataset.recipe_digest,
+                record.content_digest,
+                result,
+                record.keeping,
+            )
             for record, result in zip(records, cleaned, strict=True)
         ]
 

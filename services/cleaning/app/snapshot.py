@@ -12,6 +12,7 @@ from services.cleaning.app import augment
 from services.cleaning.app.feedback import COLUMNS, card, counts, near_holdout, set_aside
 from services.cleaning.app.ports import RejectedRow, SnapshotContent, SnapshotRow
 from services.cleaning.domain.dataset import SNAPSHOT_FORMAT, DatasetSpec, dataset_id, snapshot_digest
+from services.cleaning.domain.originals import DATA_CLASS, NOT_KEPT
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection
 from services.cleaning.domain.split import SURPLUS_REASON, split
 from services.cleaning.engine.augmentation import Augmentation
@@ -28,6 +29,11 @@ _Key = tuple[str, str]
 
 def _key(record: RawRecord) -> _Key:
     return record.record_id, record.source
+
+
+def _digest(record: RawRecord, cleaned: Cleaned) -> str:
+    """As `RecordStore.content_digests` gives it."""
+    return NOT_KEPT.reason if cleaned.rejection is NOT_KEPT else record.content_digest
 
 
 def compose_snapshot(
@@ -59,7 +65,7 @@ def compose_snapshot(
         dataset,
         spec,
         recipe.digest,
-        ((record.record_id, record.content_digest) for record, _ in judged),
+        ((record.record_id, _digest(record, cleaned)) for record, cleaned in judged),
         augmentation.digest if augmentation else "",
     )
     rejections: dict[_Key, Rejection] = {_key(r): c.rejection for r, c in judged if c.rejection is not None}
@@ -99,7 +105,7 @@ def compose_snapshot(
     variants = augment.Variants()
     if augmentation is not None:
         unseen = [*(row.text for row in holdout), *(record.text for record in aside.held_back.values())]
-        private = {record.key for record, _ in judged if record.attributes.get("data_class") == "private"}
+        private = {record.key for record, _ in judged if record.attributes.get(DATA_CLASS) == "private"}
         variants = augment.make_variants(augmentation, train, unseen, passed.values(), answers, private)
         train = sorted([*train, *variants.rows], key=lambda row: (row.record_id, row.source))
     of_feedback = sum(source in spec.feedback_sources for _, source in rejections)

@@ -42,7 +42,8 @@ class DatasetSpec:
     """Sources, recipe and hold-out of a data set; `required_attributes` become columns.
 
     `feedback_sources` and `pushed_sources` are some of the sources; `augment` is how the training part gets variants;
-    `new_labels` is when a label that only feedback has becomes a class, which none does without it.
+    `new_labels` is when a label that only feedback has becomes a class, which none does without it. Where `tenants` are
+    named, records of others do not belong to it, but for feedback.
     """
 
     sources: tuple[str, ...]
@@ -53,6 +54,12 @@ class DatasetSpec:
     pushed_sources: tuple[str, ...] = ()
     augment: AugmentSpec | None = None
     new_labels: NewLabels | None = None
+    tenants: tuple[str, ...] = ()
+
+    def takes(self, source: str, tenant: str) -> bool:
+        """Whether records of a source and a tenant belong to it."""
+        owned = not self.tenants or tenant in self.tenants or source in self.feedback_sources
+        return source in self.sources and owned
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,8 @@ def snapshot_digest(
         dataset: `datasets/{dataset}`; it salts the split.
         spec: its sources, hold-out and required attributes enter; the recipe enters by its digest.
         recipe_digest: sha256 of the canonical recipe.
-        records: id and content digest of every raw record of the data set; the content digest covers the source.
+        records: id and content digest of every raw record of the data set; the content digest covers the source. Of one
+            whose original is not kept and that the recipe has not cleaned, a reason in place of the digest.
         augmentation: digest of the spec's augmentation; empty without one.
     """
     feedback: dict[str, Any] = {"feedback_sources": sorted(spec.feedback_sources)} if spec.feedback_sources else {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 
 from services.kit.ids import record_name, sha256_hex
 
@@ -17,6 +18,14 @@ FEEDBACK_PREFIX = "answers."
 
 RecordKey = tuple[str, str]
 """Identity of a record: its source, and its id within it."""
+
+
+class Keeping(Enum):
+    """How the original of a record is kept once it was cleaned."""
+
+    PLAIN = "plain"
+    ENCRYPTED = "encrypted"
+    NONE = "none"
 
 
 class _OfRecord:
@@ -42,7 +51,8 @@ class RawRecord(_OfRecord):
     """A record as it was collected; `import_name` is empty when it was pushed.
 
     `event_time` and `arrival` are microseconds since 1970. `origin` is the digest of what it was pulled from; empty
-    when it was pushed, or pulled by a release that did not store it.
+    when it was pushed, or pulled by a release that did not store it. `tenant` is whose it is, or empty. What was stored
+    with `keeping` NONE has no text, and of its attributes those that say how it may be used.
     """
 
     record_id: str
@@ -53,6 +63,8 @@ class RawRecord(_OfRecord):
     event_time: int = 0
     arrival: int = 0
     origin: str = ""
+    tenant: str = ""
+    keeping: Keeping = Keeping.PLAIN
     _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
@@ -113,7 +125,7 @@ class Cleaned:
 
 @dataclass(frozen=True, slots=True)
 class Verdict(_OfRecord):
-    """Result of a data set's recipe for one record."""
+    """Result of a data set's recipe for one record; `keeping` is that of its original."""
 
     record_id: str
     source: str
@@ -121,3 +133,4 @@ class Verdict(_OfRecord):
     recipe_digest: str
     content_digest: str
     cleaned: Cleaned
+    keeping: Keeping = field(default=Keeping.PLAIN, compare=False)

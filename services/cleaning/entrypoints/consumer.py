@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tidemill.ingest.v1.ingest_events_pb2 import RecordIngested, RecordWithdrawn
+from tidemill.ingest.v1.source_import_pb2 import SourcePolicy
 
 from services.cleaning.app.ports import Arrival
 from services.cleaning.app.records import Records
-from services.cleaning.domain.record import RawRecord, Withdrawal
+from services.cleaning.domain.record import Keeping, RawRecord, Withdrawal
 from services.kit.bus.cloudevents import decode, traceparent_of
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
 from services.kit.grpc.validation import validate
 
 _WITHDRAWN = RecordWithdrawn.DESCRIPTOR.full_name
+_ORIGINALS = {
+    SourcePolicy.ORIGINALS_UNSPECIFIED: None,
+    SourcePolicy.ORIGINALS_PLAIN: Keeping.PLAIN,
+    SourcePolicy.ORIGINALS_ENCRYPTED: Keeping.ENCRYPTED,
+    SourcePolicy.ORIGINALS_NONE: Keeping.NONE,
+}
 
 
 class RawRecordHandler:
@@ -49,8 +56,14 @@ def _arrival(delivery: Delivery) -> Arrival:
         # Earlier releases did not send the time of arrival.
         arrival=message.arrival or accepted,
         origin=message.origin,
+        tenant=record.tenant,
     )
-    return Arrival(raw, traceparent_of(delivery))
+    if message.originals not in _ORIGINALS:
+        raise InvalidArgumentError(
+            f"originals: {message.originals} is not known to this release, which must not keep an original otherwise.",
+            reason="UNKNOWN_ORIGINALS",
+        )
+    return Arrival(raw, traceparent_of(delivery), _ORIGINALS[message.originals])
 
 
 def _withdrawal(delivery: Delivery) -> Withdrawal:

@@ -23,7 +23,7 @@ from services.cleaning.domain.dataset import (
     VersionState,
 )
 from services.cleaning.domain.recipe import OperatorSpec
-from services.cleaning.domain.record import Verdict
+from services.cleaning.domain.record import Keeping, Verdict
 from services.cleaning.engine.explain import Effect, Explanation
 from services.kit.grpc.messages import failure_to, progress_to, timestamp
 from services.kit.ids import record_name
@@ -34,6 +34,13 @@ _STATES = {
     VersionState.FAILED: dataset_pb2.DatasetVersion.STATE_FAILED,
     VersionState.CANCELLED: dataset_pb2.DatasetVersion.STATE_CANCELLED,
 }
+
+KEEPINGS = {
+    Keeping.PLAIN: service.ORIGINAL_KEEPING_PLAIN,
+    Keeping.ENCRYPTED: service.ORIGINAL_KEEPING_ENCRYPTED,
+    Keeping.NONE: service.ORIGINAL_KEEPING_NONE,
+}
+"""How an original is kept, as the contract says it."""
 
 
 def operator_from(message: dataset_pb2.OperatorSpec) -> OperatorSpec:
@@ -55,6 +62,7 @@ def spec_from(message: dataset_pb2.DatasetSpec) -> DatasetSpec:
         NewLabels(message.new_labels.min_records, message.new_labels.min_people)
         if message.HasField("new_labels")
         else None,
+        tuple(message.tenants),
     )
 
 
@@ -99,6 +107,7 @@ def spec_to(spec: DatasetSpec) -> dataset_pb2.DatasetSpec:
         if augment
         else None,
         new_labels=dataset_pb2.NewLabels(min_records=new.min_records, min_people=new.min_people) if new else None,
+        tenants=spec.tenants,
     )
 
 

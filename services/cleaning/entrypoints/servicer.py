@@ -64,7 +64,8 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
 
     async def CountRecords(self, request: pb.CountRecordsRequest, context: Any) -> pb.CountRecordsResponse:
         """Counts records."""
-        count, newest = await asyncio.to_thread(self._records.count, list(request.sources), request.after)
+        counted = list(request.sources), request.after, list(request.tenants)
+        count, newest = await asyncio.to_thread(self._records.count, *counted)
         return pb.CountRecordsResponse(count=count, newest_arrival=newest)
 
     async def EraseFeedback(self, request: pb.EraseFeedbackRequest, context: Any) -> pb.EraseFeedbackResponse:
@@ -82,6 +83,7 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
             verdicts=[mapping.verdict_to(verdict) for verdict in found.verdicts],
             name=found.record.name,
             withdrawn=found.withdrawn,
+            tenant=found.record.tenant,
         )
 
     async def ExplainRecord(self, request: pb.ExplainRecordRequest, context: Any) -> pb.ExplainRecordResponse:
@@ -96,6 +98,8 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
             withdrawn=collected.withdrawn,
             datasets=map(mapping.dataset_explanation_to, found),
             variant_id=request.record_id if request.record_id != record.record_id else "",
+            original=mapping.KEEPINGS[record.keeping],
+            tenant=record.tenant,
         )
 
     async def PutDataset(self, request: pb.PutDatasetRequest, context: Any) -> pb.PutDatasetResponse:

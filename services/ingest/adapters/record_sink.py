@@ -8,6 +8,7 @@ from datetime import datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 from tidemill.ingest.v1 import ingest_events_pb2 as events
 from tidemill.ingest.v1.record_pb2 import Record
+from tidemill.ingest.v1.source_import_pb2 import SourcePolicy
 
 from services.ingest.app.ports import Accepted
 from services.ingest.domain.arrival import ArrivalStamps
@@ -20,6 +21,12 @@ from services.kit.grpc.messages import timestamp
 from services.kit.ids import record_name, sha256_hex
 from services.kit.storage.disk import DiskGuard
 
+_ORIGINALS = {
+    "": SourcePolicy.ORIGINALS_UNSPECIFIED,
+    "plain": SourcePolicy.ORIGINALS_PLAIN,
+    "encrypted": SourcePolicy.ORIGINALS_ENCRYPTED,
+    "none": SourcePolicy.ORIGINALS_NONE,
+}
 # Enough of a refused piece is kept for people to recognise it.
 _KEPT_BYTES = 64 * 1024
 
@@ -95,11 +102,13 @@ def _ingested(item: Accepted, import_name: str, origin: str, arrival: int) -> Ou
             text=record.text,
             attributes=record.attributes,
             event_time=arrived if record.event_time is None else timestamp(record.event_time),
+            tenant=record.tenant,
         ),
         ingest_time=arrived,
         import_name=import_name,
         origin=origin,
         arrival=arrival,
+        originals=_ORIGINALS[record.originals],
     )
     return OutgoingEvent(record.name, message, event_id=_event_id(record, import_name), trace=item.trace)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from services.ingest.app.policies import Policies
 from services.ingest.app.ports import Accepted, BatchStore, RecordSink
 from services.ingest.domain.record import FEEDBACK_SOURCES, RawRecord
 from services.kit.clock import Clock
-from services.kit.errors import FieldViolation, InvalidArgumentError, request_id_reused
+from services.kit.errors import FieldViolation, InvalidArgumentError, PermissionDeniedError, request_id_reused
 from services.kit.ids import sha256_hex
 
 
@@ -29,19 +30,25 @@ class Intake:
         self._clock = clock
         self._retention = timedelta(seconds=retention_s)
 
-    def accept(self, records: Sequence[RawRecord], request_id: str = "") -> Sequence[str]:
+    def accept(self, records: Sequence[RawRecord], request_id: str = "", tenant: str = "") -> Sequence[str]:
         """Makes a batch durable; a repeated request within the retention gets the same answer as the first.
+
+        Args:
+            records: the batch.
+            request_id: of the caller; empty without one.
+            tenant: of the caller, to whom records that say nothing belong; empty without one.
 
         Returns:
             Record names, in the order of the batch.
 
         Raises:
             InvalidArgumentError: the request id was used for another batch, or a source is that of feedback.
+            PermissionDeniedError: a record is another tenant's.
             UnavailableError: not all of it is durable; retry.
             ResourceExhaustedError: the disk is nearly full; retry later.
         """
         _check_sources(records)
-        accepted = self._identified([Accepted(record) for record in records])
+        accepted = self._identified([Accepted(record) for record in _owned(records, tenant)])
         record_ids = [item.record.record_id for item in accepted]
         if not request_id:
             self._sink.accept(accepted)
@@ -85,3 +92,17 @@ def _check_sources(records: Sequence[RawRecord]) -> None:
                 reason="RESERVED_SOURCE",
                 violations=[FieldViolation(f"records[{number}].source", what)],
             )
+
+
+def _owned(records: Sequence[RawRecord], tenant: str) -> Sequence[RawRecord]:
+    """The records with their tenant: that of the caller, who cannot send for another; without one, what they say."""
+    if not tenant:
+        return records
+    for number, record in enumerate(records):
+        if record.tenant not in ("", tenant):
+            raise PermissionDeniedError(
+                f"records[{number}].tenant is {record.tenant}, but the key is of the tenant {tenant}: leave it empty.",
+                reason="OTHER_TENANT",
+                metadata={"field": f"records[{number}].tenant"},
+            )
+    return [replace(record, tenant=tenant) for record in records]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 
@@ -24,6 +24,7 @@ FEEDBACK_SOURCES = "answers."
 _SOURCE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _RECORD_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 _ATTRIBUTE = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RecordRefusedError(InvalidArgumentError):
@@ -34,13 +35,18 @@ class RecordRefusedError(InvalidArgumentError):
 
 @dataclass(frozen=True, slots=True)
 class RawRecord:
-    """A record as its producer sent it; without `record_id` until `identified`."""
+    """A record as its producer sent it; without `record_id` until `identified`.
+
+    `tenant` is whose it is, or empty; `originals` is how the policy of its source keeps its original, or empty.
+    """
 
     source: str
     text: str
     attributes: Mapping[str, str]
     record_id: str = ""
     event_time: datetime | None = None
+    tenant: str = ""
+    originals: str = ""
     _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
@@ -61,9 +67,7 @@ class RawRecord:
         """The record with its final identity: its own id, else one derived from source and content."""
         if self.record_id:
             return self
-        made = RawRecord(
-            self.source, self.text, self.attributes, derived_record_id(self.content_digest), self.event_time
-        )
+        made = replace(self, record_id=derived_record_id(self.content_digest))
         object.__setattr__(made, "_digest", self._digest)
         return made
 
@@ -98,6 +102,11 @@ def is_source_name(text: str) -> bool:
     return _SOURCE.fullmatch(text) is not None
 
 
+def is_tenant(text: str) -> bool:
+    """Whether this is a valid name of a tenant."""
+    return _TENANT.fullmatch(text) is not None
+
+
 def check_record(record: RawRecord) -> None:
     """Checks a record against the limits.
 
@@ -119,6 +128,11 @@ def check_record(record: RawRecord) -> None:
     if record.record_id and not _RECORD_ID.fullmatch(record.record_id):
         raise RecordRefusedError(
             "The record id is not valid: use A-Z a-z 0-9 . _ : / -, at most 128 characters.", reason="INVALID_ID"
+        )
+    if record.tenant and not is_tenant(record.tenant):
+        raise RecordRefusedError(
+            f"{record.tenant[:80]!a} is not a valid tenant: use A-Z a-z 0-9 . _ -, at most 64 characters.",
+            reason="INVALID_TENANT",
         )
     if len(record.attributes) > MAX_ATTRIBUTES:
         raise RecordRefusedError(

@@ -15,7 +15,7 @@ from services.kit.ids import content_digest
 from services.kit.progress import Progress
 
 LATER: Mapping[str, bool] = {"later": True}
-"""Metadata of an option of a kind that was added after specs were stored; see `SourceSpec.digest`."""
+"""Metadata of an option of a kind or a policy that was added after specs were stored; see `SourceSpec.digest`."""
 
 
 class SourceKind(Protocol):
@@ -81,12 +81,18 @@ class PushedSource:
 
 @dataclass(frozen=True, slots=True)
 class SourcePolicy:
-    """What holds for every record of a source; `mask` is `edge` or empty. Empty values say nothing."""
+    """What holds for every record of a source; `mask` is `edge` or empty. Empty values say nothing.
+
+    `originals` is how their originals are kept: `plain`, `encrypted` or `none`. `tenant` is whose they are, unless they
+    say it themselves.
+    """
 
     licence: str = ""
     consent: str = ""
     data_class: str = ""
     mask: str = ""
+    originals: str = dataclass_field(default="", metadata=LATER)
+    tenant: str = dataclass_field(default="", metadata=LATER)
 
     @property
     def attributes(self) -> Mapping[str, str]:
@@ -128,10 +134,11 @@ class SourceSpec:
             del spec["may_be_empty"]
         if self.policy == SourcePolicy():
             del spec["policy"]
-        kind: Any = self.kind
-        for option in fields(kind):
-            if LATER.items() <= option.metadata.items() and getattr(kind, option.name) == option.default:
-                del spec["kind"][option.name]
+        values: Mapping[str, Any] = {"kind": self.kind, "policy": self.policy}
+        for part, value in values.items():
+            for option in fields(value):
+                if LATER.items() <= option.metadata.items() and getattr(value, option.name) == option.default:
+                    spec.get(part, {}).pop(option.name, None)
         return content_digest({"kind": type(self.kind).__name__, "spec": spec})
 
 

@@ -16,11 +16,13 @@ class Handling:
 
     def __init__(self, policy: SourcePolicy) -> None:
         self._attributes = policy.attributes
+        self._tenant, self._originals = policy.tenant, policy.originals
         self._mask: Mask | None = mask_of(()) if policy.mask else None
 
     def apply(self, record: RawRecord) -> RawRecord:
-        """The record under its policy; its own attributes win over those of the policy."""
+        """The record under its policy; its own attributes and its own tenant win over those of the policy."""
         attributes = {**self._attributes, **record.attributes}
+        record = replace(record, tenant=record.tenant or self._tenant, originals=self._originals)
         if self._mask is None:
             return replace(record, attributes=attributes)
         return replace(

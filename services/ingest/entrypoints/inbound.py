@@ -15,6 +15,7 @@ Rules:
 - Identity: `record_id` of the data, as text; one that is not valid is replaced by its digest and kept as an attribute.
   Otherwise it is derived from the event's `source` and `id`, whose combination CloudEvents requires to be unique: an
   event that is delivered or sent again is the same record.
+- Tenant: that of protobuf data; else the event's extension `tenant`, if it is a valid name.
 - Time: that of the data; else the event's `time`; else the time of acceptance. A time without offset is UTC, with a
   note; a value that is not a time becomes an attribute.
 - Trace: the message's `traceparent` header; else the event's `traceparent` extension.
@@ -36,7 +37,7 @@ from tidemill.ingest.v1.record_pb2 import Record
 
 from services.ingest.app.intake import Intake
 from services.ingest.app.ports import Accepted
-from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_source_name
+from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record, is_source_name, is_tenant
 from services.ingest.engine.attributes import NOTES_ATTRIBUTE, Attributes
 from services.ingest.engine.members import fitted_id
 from services.ingest.entrypoints.mapping import record_from
@@ -106,7 +107,8 @@ def record_of(event: ForeignEvent) -> RawRecord:
         moment = _moment(moment, "event_time", attributes) or _moment(
             event.attributes.get("time"), "ce_time", attributes
         )
-    return RawRecord(source, data.text, attributes.result(), record_id, moment)
+    tenant = data.tenant or _tenant(event.attributes.get("tenant"), attributes)
+    return RawRecord(source, data.text, attributes.result(), record_id, moment, tenant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,7 @@ class _Data:
     source: Any = None
     record_id: Any = None
     event_time: Any = None
+    tenant: str = ""
 
 
 def _data_of(event: ForeignEvent, attributes: Attributes) -> _Data:
@@ -168,7 +171,7 @@ def _protobuf_data(data: bytes, attributes: Attributes) -> _Data:
         record = record_from(message)
     for name, value in sorted(record.attributes.items()):
         attributes.add(name, value)
-    return _Data(record.text, record.source, record.record_id, record.event_time)
+    return _Data(record.text, record.source, record.record_id, record.event_time, record.tenant)
 
 
 def _identity(given: Any, attributes: Attributes) -> str:
@@ -194,6 +197,15 @@ def _source(given: Any, attributes: Attributes) -> str:
         return ""
     attributes.note(f"source: not a valid source name; {name} is used instead")
     return name
+
+
+def _tenant(given: Any, attributes: Attributes) -> str:
+    if given in (None, ""):
+        return ""
+    if isinstance(given, str) and is_tenant(given):
+        return given
+    attributes.note("ce_tenant: not a valid name of a tenant; the record has none of its own")
+    return ""
 
 
 def _moment(value: Any, name: str, attributes: Attributes) -> datetime | None:

@@ -40,6 +40,13 @@ _CLASSES = {
     "private": _Policy.DATA_CLASS_PRIVATE,
 }
 _MASKS = {"": _Policy.MASK_UNSPECIFIED, "edge": _Policy.MASK_EDGE}
+_ORIGINALS = {
+    "": _Policy.ORIGINALS_UNSPECIFIED,
+    "plain": _Policy.ORIGINALS_PLAIN,
+    "encrypted": _Policy.ORIGINALS_ENCRYPTED,
+    "none": _Policy.ORIGINALS_NONE,
+}
+_SHORT_ORIGINALS = {value: name for name, value in _ORIGINALS.items()}
 _SHORT_CLASS = {value: name for name, value in _CLASSES.items()}
 _SHORT_MASK = {value: name for name, value in _MASKS.items()}
 
@@ -62,7 +69,9 @@ def record_from(message: Record, place: str = "record") -> RawRecord:
             reason="INVALID_TIME",
             violations=[FieldViolation(f"{place}.event_time", str(error))],
         ) from error
-    return RawRecord(message.source, message.text, dict(message.attributes), message.record_id, event_time)
+    return RawRecord(
+        message.source, message.text, dict(message.attributes), message.record_id, event_time, message.tenant
+    )
 
 
 def spec_from(message: source_import_pb2.SourceSpec) -> SourceSpec:
@@ -97,6 +106,8 @@ def _policy_from(message: _Policy) -> SourcePolicy:
         message.consent,
         _SHORT_CLASS[message.data_class],
         _SHORT_MASK[message.mask],
+        _SHORT_ORIGINALS[message.originals],
+        message.tenant,
     )
 
 
@@ -108,6 +119,8 @@ def _policy_to(policy: SourcePolicy) -> _Policy | None:
         consent=policy.consent,
         data_class=_CLASSES[policy.data_class],
         mask=_MASKS[policy.mask],
+        originals=_ORIGINALS[policy.originals],
+        tenant=policy.tenant,
     )
 
 
@@ -180,3 +193,8 @@ def actor_of(context: Any) -> str:
     """Who orders or decides, as the gateway names the caller."""
     key = dict(context.invocation_metadata() or ()).get("x-tidemill-key", "")
     return f"key:{key}"[:160] if key else "mesh"
+
+
+def tenant_of(context: Any) -> str:
+    """The tenant of the caller's key, as the gateway names it; empty without one, and inside the mesh."""
+    return str(dict(context.invocation_metadata() or ()).get("x-tidemill-tenant", ""))

@@ -42,7 +42,7 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
 
     async def IngestRecords(self, request: pb.IngestRecordsRequest, context: Any) -> pb.IngestRecordsResponse:
         """Accepts a batch."""
-        return pb.IngestRecordsResponse(record_ids=await self._accept(request))
+        return pb.IngestRecordsResponse(record_ids=await self._accept(request, context))
 
     async def StreamRecords(
         self, request_iterator: AsyncIterator[pb.StreamRecordsRequest], context: Any
@@ -54,12 +54,13 @@ class IngestServicer(grpc_stubs.IngestServiceServicer):
         acknowledged.
         """
         async for request in request_iterator:
-            yield pb.StreamRecordsResponse(request_id=request.request_id, record_ids=await self._accept(request))
+            record_ids = await self._accept(request, context)
+            yield pb.StreamRecordsResponse(request_id=request.request_id, record_ids=record_ids)
 
-    async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest) -> list[str]:
+    async def _accept(self, request: pb.IngestRecordsRequest | pb.StreamRecordsRequest, context: Any) -> list[str]:
         records = [mapping.record_from(record, f"records[{i}]") for i, record in enumerate(request.records)]
         # Not in the threads of other calls: while the bus is unavailable, each of these waits for its full timeout.
-        accept = partial(self._intake.accept, records, request.request_id)
+        accept = partial(self._intake.accept, records, request.request_id, mapping.tenant_of(context))
         return list(await self._accepting.run(request.ByteSize(), accept))
 
     async def CreateImport(self, request: pb.CreateImportRequest, context: Any) -> pb.CreateImportResponse:

@@ -125,9 +125,9 @@ class DatasetVersions:
         with translate_rpc_errors("cleaning"):
             await self._stub.PutDataset(ParseDict(order, cleaning_pb.PutDatasetRequest()))
 
-    async def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+    async def count(self, sources: Sequence[str], after: int, tenants: Sequence[str]) -> tuple[int, int]:
         """See the port."""
-        request = cleaning_pb.CountRecordsRequest(sources=sources, after=after)
+        request = cleaning_pb.CountRecordsRequest(sources=sources, after=after, tenants=tenants)
         with translate_rpc_errors("cleaning"):
             response = await self._stub.CountRecords(request)
         return response.count, response.newest_arrival

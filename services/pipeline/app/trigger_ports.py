@@ -112,7 +112,7 @@ class TriggerStore(Protocol):
 class RecordCounts(Protocol):
     """The records that cleaning has."""
 
-    async def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+    async def count(self, sources: Sequence[str], after: int, tenants: Sequence[str]) -> tuple[int, int]:
         """Records of sources that arrived after a moment, and when the newest of them all did.
 
         Raises:

@@ -233,13 +233,14 @@ class PipelineTriggers:
         if not _of(trigger).new_records:
             return 0, {}
         known = trigger.cursors
+        wanted, tenants = trigger.spec.source_names, trigger.spec.dataset.get("tenants", [])
         try:
             if learnt is not None and learnt.name not in known:
                 # First seen after its data set was built: what is there now counts as learnt.
-                _, newest = await self._records.count(trigger.spec.source_names, 0)
+                _, newest = await self._records.count(wanted, 0, tenants)
                 known = {learnt.name: newest, **known}
             after = 0 if learnt is None else known[learnt.name]
-            count, _ = await self._records.count(trigger.spec.source_names, after)
+            count, _ = await self._records.count(wanted, after, tenants)
         except TidemillError as error:
             if not is_retryable(error):
                 raise

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, event, text
 
 from services.cleaning.adapters.record_store import SqlRecordStore
 from services.cleaning.app.ports import Arrival
-from services.cleaning.domain.dataset import ImportCount
+from services.cleaning.domain.dataset import DatasetSpec, ImportCount
 from services.cleaning.domain.record import Cleaned, RawRecord, Rejection, Verdict
 from services.inference.adapters.model_store import SqlModelStore
 from services.inference.domain.route import RouteEntry
@@ -94,7 +94,8 @@ def test_records_of_a_store_whose_ids_were_global_keep_their_verdicts(open_at: O
     # An arriving record is newer than the stored one, and does not replace a record of another source.
     store.collect([Arrival(RawRecord("1", "mail", "back", {}, "imports/b", 5, 5, "file"))], [], [])
     store.collect([Arrival(RawRecord("2", "mail", "newer", {}, "", 5, 6))], [], [])
-    assert {(r.source, r.record_id): r.text for r, _ in store.with_verdicts("datasets/x", ["mail", "news"])} == {
+    rows = store.with_verdicts("datasets/x", DatasetSpec(("mail", "news")))
+    assert {(r.source, r.record_id): r.text for r, _ in rows} == {
         ("news", "1"): "one",
         ("mail", "1"): "back",
         ("mail", "2"): "newer",

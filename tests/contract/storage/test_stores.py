@@ -118,7 +118,8 @@ def test_a_long_read_holds_up_no_writer(open_service_database: OpenDatabase) -> 
         # Without the fix, on SQLite, this would wait for 30 s and then fail.
         collect(2)
         assert first == ["r1"]
-    assert {record_id for record_id, _ in store.content_digests(["news"])} == {"r1", "r2"}
+    digests = store.content_digests("datasets/d", DatasetSpec(("news",)), "")
+    assert {record_id for record_id, _ in digests} == {"r1", "r2"}
 
 
 def test_versions_of_a_data_set_asked_for_at_once_get_a_number_each(open_service_database: OpenDatabase) -> None:

@@ -104,7 +104,7 @@ def kept_of(engine: Engine, batches: Sequence[Sequence[Said]]) -> dict[tuple[str
             [item for item in mine if isinstance(item, Withdrawal)],
             [],
         )
-    rows = store.with_verdicts("datasets/x", [f"mail-{run}", f"news-{run}"])
+    rows = store.with_verdicts("datasets/x", DatasetSpec((f"mail-{run}", f"news-{run}")))
     return {(record.source.removesuffix(f"-{run}"), record.record_id): record.text for record, _ in rows}
 
 

@@ -22,6 +22,7 @@ from services.cleaning.adapters.served_models import ServedModels
 from services.cleaning.adapters.snapshots import FolderSnapshots
 from services.cleaning.adapters.synonym_tables import FolderTables
 from services.cleaning.adapters.translator import Translators
+from services.cleaning.adapters.vault import Vault
 from services.cleaning.app.builder import Builder
 from services.cleaning.app.cards import Cards
 from services.cleaning.app.datasets import Datasets
@@ -40,6 +41,7 @@ from services.cleaning.domain.dataset import (
     ImportCount,
     VersionState,
 )
+from services.cleaning.domain.originals import OriginalsPolicy
 from services.cleaning.domain.recipe import OperatorSpec
 from services.cleaning.domain.record import RawRecord, Rejection, Withdrawal
 from services.cleaning.engine.registry import default_registry
@@ -59,6 +61,7 @@ from tests.conftest import OpenDatabase
 from tests.recipes import parse_operators
 
 NAME = "datasets/news"
+KEY = bytes(range(32))
 
 
 class ManualClock:
@@ -121,10 +124,11 @@ class Harness:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self.pushed = Pushed()
         self.clock, self.announcer = ManualClock(), RecordingAnnouncer()
-        self.store, self.datasets_store = SqlRecordStore(engine), SqlDatasetStore(engine)
+        self.store, self.datasets_store = SqlRecordStore(engine, Vault([KEY])), SqlDatasetStore(engine)
         self.folder, self.losses = folder, SqlLossStore(engine)
         self.answers, self.secrets = SqlAnswerStore(engine), dict[str, str]()
         self.patience_s, self.idle_s = 60.0, 60.0
+        self.originals = OriginalsPolicy()
         self.restart()
 
     def restart(self) -> None:
@@ -135,7 +139,7 @@ class Harness:
         every = AllModels(models, self.translators)
         self.recipes = recipes
         self.rewriting = Rewriting(self.answers, every, self.clock, calls_at_once=2, patience_s=self.patience_s)
-        self.records = Records(self.store, self.datasets_store, recipes, self.announcer)
+        self.records = Records(self.store, self.datasets_store, recipes, self.announcer, self.originals)
         snapshots = FolderSnapshots(ArtifactStore(f"file://{self.folder}"))
         versions = self.datasets_store
         self.datasets = Datasets(versions, versions, self.store, snapshots, recipes, self.pushed, self.clock)
@@ -190,7 +194,7 @@ def test_a_redelivery_changes_and_announces_nothing(harness: Harness) -> None:
     harness.records.collect(batch)
     assert harness.announcer.kept == [(NAME, "a", "one"), (NAME, "b", "two")]
     assert harness.store.import_counts(["imports/a"]) == {"imports/a": ImportCount(3)}
-    assert {record_id for record_id, _ in harness.store.content_digests(["news"])} == {"a", "b"}
+    assert {record_id for record_id, _ in harness.store.content_digests(NAME, DatasetSpec(("news",)), "")} == {"a", "b"}
 
 
 def test_a_record_that_changed_is_announced_again(harness: Harness) -> None:
@@ -257,7 +261,7 @@ def test_an_older_event_neither_replaces_nor_announces(harness: Harness) -> None
     harness.records.collect([Arrival(RawRecord("a", "news", "old", {}, event_time=1, arrival=2))])
     harness.work()
     assert harness.announcer.kept == [(NAME, "a", "new")]
-    assert [v.cleaned.text for _, v in harness.store.with_verdicts(NAME, ["news"]) if v] == ["new"]
+    assert [v.cleaned.text for _, v in harness.store.with_verdicts(NAME, DatasetSpec(("news",))) if v] == ["new"]
 
 
 def test_a_withdrawn_record_leaves_the_next_version_and_may_come_back(harness: Harness) -> None:
@@ -341,7 +345,7 @@ def test_a_recipe_that_changes_while_records_are_cleaned_again_reaches_them_all(
     harness.work()
     dataset = harness.datasets.get(NAME)
     assert not harness.store.stale(dataset, NO_KEY, 1)
-    texts = {v.cleaned.text for _, v in harness.store.with_verdicts(NAME, ["news"]) if v is not None}
+    texts = {v.cleaned.text for _, v in harness.store.with_verdicts(NAME, DatasetSpec(("news",))) if v is not None}
     assert texts == {f"two {n}" for n in [*range(1200), "a", "z"]}
 
 

@@ -159,7 +159,7 @@ class FakeRecordCounts:
         self.arrivals: list[int] = []
         self.away = False
 
-    async def count(self, sources: Sequence[str], after: int) -> tuple[int, int]:
+    async def count(self, sources: Sequence[str], after: int, tenants: Sequence[str]) -> tuple[int, int]:
         if self.away:
             raise UnavailableError("cleaning is unavailable.")
         return sum(arrival > after for arrival in self.arrivals), max(self.arrivals, default=0)

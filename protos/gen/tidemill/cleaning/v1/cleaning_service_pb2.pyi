@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _OriginalKeeping:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OriginalKeepingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OriginalKeeping.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ORIGINAL_KEEPING_UNSPECIFIED: _OriginalKeeping.ValueType  # 0
+    """Not said."""
+    ORIGINAL_KEEPING_PLAIN: _OriginalKeeping.ValueType  # 1
+    """As it is."""
+    ORIGINAL_KEEPING_ENCRYPTED: _OriginalKeeping.ValueType  # 2
+    """Encrypted."""
+    ORIGINAL_KEEPING_NONE: _OriginalKeeping.ValueType  # 3
+    """Not at all: what the operators did to it cannot be shown, and no other recipe can clean it."""
+
+class OriginalKeeping(_OriginalKeeping, metaclass=_OriginalKeepingEnumTypeWrapper):
+    """How the original of a record is kept: its text and attributes as they arrived."""
+
+ORIGINAL_KEEPING_UNSPECIFIED: OriginalKeeping.ValueType  # 0
+"""Not said."""
+ORIGINAL_KEEPING_PLAIN: OriginalKeeping.ValueType  # 1
+"""As it is."""
+ORIGINAL_KEEPING_ENCRYPTED: OriginalKeeping.ValueType  # 2
+"""Encrypted."""
+ORIGINAL_KEEPING_NONE: OriginalKeeping.ValueType  # 3
+"""Not at all: what the operators did to it cannot be shown, and no other recipe can clean it."""
+Global___OriginalKeeping: _TypeAlias = OriginalKeeping  # noqa: Y015
+
 @_typing.final
 class CleanTextRequest(_message.Message):
     """Request of CleanText."""
@@ -284,21 +312,27 @@ class CountRecordsRequest(_message.Message):
 
     SOURCES_FIELD_NUMBER: _builtins.int
     AFTER_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
     after: _builtins.int
     """A `newest_arrival` of an earlier answer; all records are counted when zero."""
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of sources."""
 
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants whose records are counted; all, and those without one, when empty."""
+
     def __init__(
         self,
         *,
         sources: _abc.Iterable[_builtins.str] | None = ...,
         after: _builtins.int = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "sources", b"sources", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -498,6 +532,7 @@ class GetRecordResponse(_message.Message):
     VERDICTS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     WITHDRAWN_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
     """Identity of the record within its source."""
     source: _builtins.str
@@ -508,6 +543,8 @@ class GetRecordResponse(_message.Message):
     """`sources/{source}/records/{record}`."""
     withdrawn: _builtins.bool
     """True when it is gone from the source that it was pulled from: no later version of a data set contains it."""
+    tenant: _builtins.str
+    """Whose it is; empty where no one said."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecordVerdict]:
         """One verdict for each data set that takes its source."""
@@ -521,10 +558,11 @@ class GetRecordResponse(_message.Message):
         verdicts: _abc.Iterable[Global___RecordVerdict] | None = ...,
         name: _builtins.str = ...,
         withdrawn: _builtins.bool = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "verdicts", b"verdicts", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "tenant", b"tenant", "verdicts", b"verdicts", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -722,6 +760,8 @@ class ExplainRecordResponse(_message.Message):
     WITHDRAWN_FIELD_NUMBER: _builtins.int
     DATASETS_FIELD_NUMBER: _builtins.int
     VARIANT_ID_FIELD_NUMBER: _builtins.int
+    ORIGINAL_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`sources/{source}/records/{record}`."""
     record_id: _builtins.str
@@ -734,6 +774,12 @@ class ExplainRecordResponse(_message.Message):
     """True when it is gone from the source that it was pulled from."""
     variant_id: _builtins.str
     """The id of a variant, where this was asked for: all else is about the record that it was made of."""
+    original: Global___OriginalKeeping.ValueType
+    """How its original is kept. Where it is not kept, `datasets` have what the recipes made of it as it arrived, and a recipe
+    that is newer rejects it as `original_not_kept`.
+    """
+    tenant: _builtins.str
+    """Whose it is; empty where no one said."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedCompositeFieldContainer[Global___DatasetExplanation]:
         """One for each data set that takes its source; where the id was that of a variant, for each that has the variant."""
@@ -748,10 +794,12 @@ class ExplainRecordResponse(_message.Message):
         withdrawn: _builtins.bool = ...,
         datasets: _abc.Iterable[Global___DatasetExplanation] | None = ...,
         variant_id: _builtins.str = ...,
+        original: Global___OriginalKeeping.ValueType = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "import_name", b"import_name", "name", b"name", "record_id", b"record_id", "source", b"source", "variant_id", b"variant_id", "withdrawn", b"withdrawn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["datasets", b"datasets", "import_name", b"import_name", "name", b"name", "original", b"original", "record_id", b"record_id", "source", b"source", "tenant", b"tenant", "variant_id", b"variant_id", "withdrawn", b"withdrawn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -226,6 +226,7 @@ class DatasetSpec(_message.Message):
     PUSHED_SOURCES_FIELD_NUMBER: _builtins.int
     AUGMENT_FIELD_NUMBER: _builtins.int
     NEW_LABELS_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Sources whose records belong to it, see tidemill.ingest.v1.Record.source."""
@@ -264,6 +265,10 @@ class DatasetSpec(_message.Message):
     def new_labels(self) -> Global___NewLabels:
         """When a label that only feedback has becomes a class; never when left out."""
 
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants whose records belong to it, and no others but feedback; all, and those without one, when empty."""
+
     def __init__(
         self,
         *,
@@ -275,10 +280,11 @@ class DatasetSpec(_message.Message):
         pushed_sources: _abc.Iterable[_builtins.str] | None = ...,
         augment: Global___AugmentSpec | None = ...,
         new_labels: Global___NewLabels | None = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout", "new_labels", b"new_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "feedback_sources", b"feedback_sources", "holdout", b"holdout", "new_labels", b"new_labels", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "feedback_sources", b"feedback_sources", "holdout", b"holdout", "new_labels", b"new_labels", "operators", b"operators", "pushed_sources", b"pushed_sources", "required_attributes", b"required_attributes", "sources", b"sources", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

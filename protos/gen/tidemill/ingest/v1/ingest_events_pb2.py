@@ -24,19 +24,20 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from tidemill.ingest.v1 import record_pb2 as tidemill_dot_ingest_dot_v1_dot_record__pb2
+from tidemill.ingest.v1 import source_import_pb2 as tidemill_dot_ingest_dot_v1_dot_source__import__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tidemill/ingest/v1/ingest_events.proto\x12\x12tidemill.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftidemill/ingest/v1/record.proto\"\xa3\x01\n\x0eRecordIngested\x12*\n\x06record\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Record\x12/\n\x0bingest_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x0f\n\x07\x61rrival\x18\x05 \x01(\x03\"\x9d\x01\n\x0fRecordWithdrawn\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x0f\n\x07\x61rrival\x18\x05 \x01(\x03\x12\x31\n\rwithdraw_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x0fImportCompleted\x12\x13\n\x0bimport_name\x18\x01 \x01(\t\x12\x14\n\x0crecord_count\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x15\n\rchanged_count\x18\x04 \x01(\x03\x12\x17\n\x0fwithdrawn_count\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&tidemill/ingest/v1/ingest_events.proto\x12\x12tidemill.ingest.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftidemill/ingest/v1/record.proto\x1a&tidemill/ingest/v1/source_import.proto\"\xe2\x01\n\x0eRecordIngested\x12*\n\x06record\x18\x01 \x01(\x0b\x32\x1a.tidemill.ingest.v1.Record\x12/\n\x0bingest_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x0f\n\x07\x61rrival\x18\x05 \x01(\x03\x12=\n\toriginals\x18\x06 \x01(\x0e\x32*.tidemill.ingest.v1.SourcePolicy.Originals\"\x9d\x01\n\x0fRecordWithdrawn\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x13\n\x0bimport_name\x18\x03 \x01(\t\x12\x0e\n\x06origin\x18\x04 \x01(\t\x12\x0f\n\x07\x61rrival\x18\x05 \x01(\x03\x12\x31\n\rwithdraw_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"|\n\x0fImportCompleted\x12\x13\n\x0bimport_name\x18\x01 \x01(\t\x12\x14\n\x0crecord_count\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x15\n\rchanged_count\x18\x04 \x01(\x03\x12\x17\n\x0fwithdrawn_count\x18\x05 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'tidemill.ingest.v1.ingest_events_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RECORDINGESTED']._serialized_start=129
-  _globals['_RECORDINGESTED']._serialized_end=292
-  _globals['_RECORDWITHDRAWN']._serialized_start=295
-  _globals['_RECORDWITHDRAWN']._serialized_end=452
-  _globals['_IMPORTCOMPLETED']._serialized_start=454
-  _globals['_IMPORTCOMPLETED']._serialized_end=578
+  _globals['_RECORDINGESTED']._serialized_start=169
+  _globals['_RECORDINGESTED']._serialized_end=395
+  _globals['_RECORDWITHDRAWN']._serialized_start=398
+  _globals['_RECORDWITHDRAWN']._serialized_end=555
+  _globals['_IMPORTCOMPLETED']._serialized_start=557
+  _globals['_IMPORTCOMPLETED']._serialized_end=681
 # @@protoc_insertion_point(module_scope)

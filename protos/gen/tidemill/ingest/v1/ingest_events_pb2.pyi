@@ -7,6 +7,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from tidemill.ingest.v1 import record_pb2 as _record_pb2
+from tidemill.ingest.v1 import source_import_pb2 as _source_import_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -32,12 +33,15 @@ class RecordIngested(_message.Message):
     IMPORT_NAME_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
     ARRIVAL_FIELD_NUMBER: _builtins.int
+    ORIGINALS_FIELD_NUMBER: _builtins.int
     import_name: _builtins.str
     """The import that brought it (`imports/{import}`); empty when it was pushed."""
     origin: _builtins.str
     """What it was pulled from: sha256 over the name of the source, its address and its pattern; empty when it was pushed."""
     arrival: _builtins.int
     """Microseconds since 1970, strictly increasing with every record that one process of ingest accepts."""
+    originals: _source_import_pb2.SourcePolicy.Originals.ValueType
+    """How its original is kept, by the policy of its source; by its data class when not set."""
     @_builtins.property
     def record(self) -> _record_pb2.Record:
         """The record, with its final identity."""
@@ -54,10 +58,11 @@ class RecordIngested(_message.Message):
         import_name: _builtins.str = ...,
         origin: _builtins.str = ...,
         arrival: _builtins.int = ...,
+        originals: _source_import_pb2.SourcePolicy.Originals.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ingest_time", b"ingest_time", "record", b"record"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival", b"arrival", "import_name", b"import_name", "ingest_time", b"ingest_time", "origin", b"origin", "record", b"record"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arrival", b"arrival", "import_name", b"import_name", "ingest_time", b"ingest_time", "origin", b"origin", "originals", b"originals", "record", b"record"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

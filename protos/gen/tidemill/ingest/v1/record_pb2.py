@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidemill/ingest/v1/record.proto\x12\x12tidemill.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x02\n\x06Record\x12\x30\n\trecord_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x01\x32\x13^[A-Za-z0-9._:/-]*$\x12\x31\n\x06source\x18\x02 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18@2\x16^[a-z0-9][a-z0-9._-]*$\x12\x19\n\x04text\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80 \x12k\n\nattributes\x18\x04 \x03(\x0b\x32*.tidemill.ingest.v1.Record.AttributesEntryB+\xbaH(\x9a\x01%\x10@\"\x19r\x17\x10\x01\x18@2\x11^[a-z][a-z0-9_]*$*\x06r\x04(\x80\x80\x01\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidemill/ingest/v1/record.proto\x12\x12tidemill.ingest.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x87\x03\n\x06Record\x12\x30\n\trecord_id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x18\x80\x01\x32\x13^[A-Za-z0-9._:/-]*$\x12\x31\n\x06source\x18\x02 \x01(\tB!\xbaH\x1er\x1c\x10\x01\x18@2\x16^[a-z0-9][a-z0-9._-]*$\x12\x19\n\x04text\x18\x03 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01(\x80\x80 \x12k\n\nattributes\x18\x04 \x03(\x0b\x32*.tidemill.ingest.v1.Record.AttributesEntryB+\xbaH(\x9a\x01%\x10@\"\x19r\x17\x10\x01\x18@2\x11^[a-z][a-z0-9_]*$*\x06r\x04(\x80\x80\x01\x12.\n\nevent_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\x06tenant\x18\x06 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[A-Za-z0-9._-]{0,64}$\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,8 +43,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECORD'].fields_by_name['text']._serialized_options = b'\272H\010r\006\020\001(\200\200 '
   _globals['_RECORD'].fields_by_name['attributes']._loaded_options = None
   _globals['_RECORD'].fields_by_name['attributes']._serialized_options = b'\272H(\232\001%\020@\"\031r\027\020\001\030@2\021^[a-z][a-z0-9_]*$*\006r\004(\200\200\001'
+  _globals['_RECORD'].fields_by_name['tenant']._loaded_options = None
+  _globals['_RECORD'].fields_by_name['tenant']._serialized_options = b'\272H\032r\0302\026^[A-Za-z0-9._-]{0,64}$'
   _globals['_RECORD']._serialized_start=118
-  _globals['_RECORD']._serialized_end=462
-  _globals['_RECORD_ATTRIBUTESENTRY']._serialized_start=413
-  _globals['_RECORD_ATTRIBUTESENTRY']._serialized_end=462
+  _globals['_RECORD']._serialized_end=509
+  _globals['_RECORD_ATTRIBUTESENTRY']._serialized_start=460
+  _globals['_RECORD_ATTRIBUTESENTRY']._serialized_end=509
 # @@protoc_insertion_point(module_scope)

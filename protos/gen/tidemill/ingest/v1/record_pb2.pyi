@@ -50,6 +50,7 @@ class Record(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     EVENT_TIME_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     record_id: _builtins.str
     """Stable identity within its source: the same id of two sources is two records. Empty on input: it is then derived
     from the source and the content, so that the same record sent twice is one record.
@@ -58,6 +59,10 @@ class Record(_message.Message):
     """Where the record comes from, for example `bbc` or `support-tickets`; the pipeline selects by it."""
     text: _builtins.str
     """The raw text, as it arrived; at most 512 KiB of UTF-8."""
+    tenant: _builtins.str
+    """Whose it is; that of the API key, or else of the source's policy, when empty. A key that has a tenant sends records of
+    no other.
+    """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """What else the producer knows, for example `label`, `topic` or `path`."""
@@ -76,10 +81,11 @@ class Record(_message.Message):
         text: _builtins.str = ...,
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         event_time: _timestamp_pb2.Timestamp | None = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event_time", b"event_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time", b"event_time", "record_id", b"record_id", "source", b"source", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "event_time", b"event_time", "record_id", b"record_id", "source", b"source", "tenant", b"tenant", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -644,10 +644,43 @@ class SourcePolicy(_message.Message):
     MASK_EDGE: SourcePolicy.Mask.ValueType  # 1
     """In ingest, before a record reaches Kafka."""
 
+    class _Originals:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _OriginalsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SourcePolicy._Originals.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        ORIGINALS_UNSPECIFIED: SourcePolicy._Originals.ValueType  # 0
+        """Not set: by the data class, see `TIDEMILL_ORIGINALS` of the cleaning service."""
+        ORIGINALS_PLAIN: SourcePolicy._Originals.ValueType  # 1
+        """As it is."""
+        ORIGINALS_ENCRYPTED: SourcePolicy._Originals.ValueType  # 2
+        """Encrypted, with what the recipes made of it, by the mesh's key of originals."""
+        ORIGINALS_NONE: SourcePolicy._Originals.ValueType  # 3
+        """Not at all: only what the recipes made of it as it arrived. A recipe that changes later cannot clean it again, and
+        rejects it until it arrives again.
+        """
+
+    class Originals(_Originals, metaclass=_OriginalsEnumTypeWrapper):
+        """How the original of a record is kept once it was cleaned: its text and attributes as they arrived."""
+
+    ORIGINALS_UNSPECIFIED: SourcePolicy.Originals.ValueType  # 0
+    """Not set: by the data class, see `TIDEMILL_ORIGINALS` of the cleaning service."""
+    ORIGINALS_PLAIN: SourcePolicy.Originals.ValueType  # 1
+    """As it is."""
+    ORIGINALS_ENCRYPTED: SourcePolicy.Originals.ValueType  # 2
+    """Encrypted, with what the recipes made of it, by the mesh's key of originals."""
+    ORIGINALS_NONE: SourcePolicy.Originals.ValueType  # 3
+    """Not at all: only what the recipes made of it as it arrived. A recipe that changes later cannot clean it again, and
+    rejects it until it arrives again.
+    """
+
     LICENCE_FIELD_NUMBER: _builtins.int
     CONSENT_FIELD_NUMBER: _builtins.int
     DATA_CLASS_FIELD_NUMBER: _builtins.int
     MASK_FIELD_NUMBER: _builtins.int
+    ORIGINALS_FIELD_NUMBER: _builtins.int
+    TENANT_FIELD_NUMBER: _builtins.int
     licence: _builtins.str
     """Licence of the texts, for example `CC-BY-4.0`. Records that name none get it as the attribute `licence`, as they get the
     two below; these do not count towards its limits.
@@ -661,6 +694,10 @@ class SourcePolicy(_message.Message):
     does by default: the mesh then holds no original. Of pushed records it needs the source to be declared, and what another
     producer writes to `tidemill.inbound` lies on that topic as it was written.
     """
+    originals: Global___SourcePolicy.Originals.ValueType
+    """How cleaning keeps the originals of its records, whatever their data class."""
+    tenant: _builtins.str
+    """Whose the records are: the tenant of those that come without one."""
     def __init__(
         self,
         *,
@@ -668,10 +705,12 @@ class SourcePolicy(_message.Message):
         consent: _builtins.str = ...,
         data_class: Global___SourcePolicy.DataClass.ValueType = ...,
         mask: Global___SourcePolicy.Mask.ValueType = ...,
+        originals: Global___SourcePolicy.Originals.ValueType = ...,
+        tenant: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "data_class", b"data_class", "licence", b"licence", "mask", b"mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consent", b"consent", "data_class", b"data_class", "licence", b"licence", "mask", b"mask", "originals", b"originals", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -659,6 +659,7 @@ class PipelineDataset(_message.Message):
     HOLDOUT_FIELD_NUMBER: _builtins.int
     REQUIRED_ATTRIBUTES_FIELD_NUMBER: _builtins.int
     AUGMENT_FIELD_NUMBER: _builtins.int
+    TENANTS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`datasets/{dataset}`."""
     @_builtins.property
@@ -677,6 +678,10 @@ class PipelineDataset(_message.Message):
     def augment(self) -> _dataset_pb2.AugmentSpec:
         """Variants of the training records; none when left out."""
 
+    @_builtins.property
+    def tenants(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Tenants whose records belong to it, and no others but feedback; all, and those without one, when empty."""
+
     def __init__(
         self,
         *,
@@ -685,10 +690,11 @@ class PipelineDataset(_message.Message):
         holdout: _dataset_pb2.HoldoutSpec | None = ...,
         required_attributes: _abc.Iterable[_builtins.str] | None = ...,
         augment: _dataset_pb2.AugmentSpec | None = ...,
+        tenants: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout", "name", b"name", "operators", b"operators", "required_attributes", b"required_attributes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["augment", b"augment", "holdout", b"holdout", "name", b"name", "operators", b"operators", "required_attributes", b"required_attributes", "tenants", b"tenants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
