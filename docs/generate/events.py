@@ -68,6 +68,8 @@ def events_page() -> str:
 
 
 def _kind(field: FieldDescriptor) -> str:
+    if field.enum_type is not None:
+        return str(field.enum_type.full_name)
     if field.message_type is None:
         return _KINDS[field.type]
     if field.message_type.GetOptions().map_entry:

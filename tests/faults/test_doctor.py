@@ -34,14 +34,20 @@ from infra.stack.state import (
     write_state,
 )
 from infra.stack.topology import specs
+from services.cleaning.adapters.record_store import SqlRecordStore, keys_in_use
+from services.cleaning.adapters.vault import open_vault
+from services.cleaning.app.ports import Arrival
+from services.cleaning.domain.record import Keeping, RawRecord
 from services.kit.bus.losses import FILE_NAME, note_loss
 from services.kit.bus.port import LostMessages
 from services.kit.bus.topics import RECORDS_RAW
 from services.kit.config import home_dir
 from services.kit.errors import database_damaged
 from services.kit.storage.artifacts import digest_folder
+from services.kit.storage.database import open_database
 from services.kit.storage.disk import DiskSpace
 from services.kit.storage.signing import SigningKey
+from tests.conftest import migrations
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def dead_pid() -> int:
     return process.pid
 
 
-@pytest.mark.parametrize("name", ["permissions", "state", "leftovers", "databases", "snapshots", "builds"])
+@pytest.mark.parametrize("name", ["permissions", "state", "leftovers", "databases", "originals", "snapshots", "builds"])
 def test_a_new_folder_is_well(layout: Layout, name: str) -> None:
     assert look(layout, name) == []
 
@@ -320,6 +326,22 @@ def test_a_damaged_index_is_built_again(layout: Layout) -> None:
 def test_a_file_that_is_not_database_is_found(layout: Layout) -> None:
     layout.state.mlflow.write_bytes(b"x" * 4096)
     assert "mlflow.db is damaged: file is not a database" in one(layout, "databases").message
+
+
+def test_a_missing_key_of_originals_is_a_fault(layout: Layout) -> None:
+    file = layout.state.databases / "cleaning.sqlite"
+    file.parent.mkdir()
+    engine = open_database(f"sqlite:///{file}", migrations("cleaning"))
+    record = RawRecord("r", "s", "text", {}, keeping=Keeping.ENCRYPTED)
+    SqlRecordStore(engine, open_vault(layout.state.originals_key, [])).collect([Arrival(record)], [], [])
+    (key,) = keys_in_use(engine)
+    engine.dispose()
+    assert look(layout, "originals") == []
+    layout.state.originals_key.unlink()
+    finding = one(layout, "originals")
+    assert (finding.level, finding.reason) == (Level.FAULT, "ORIGINALS_KEY_MISSING")
+    assert f"lacks the key {key}, with which 1 rows" in finding.message
+    assert "backup" in finding.remedy
 
 
 def test_a_damaged_snapshot_is_found(layout: Layout) -> None:

@@ -86,6 +86,26 @@ def test_a_batch_is_durable_traced_and_accepted_once(ingest: IngestProcess, kafk
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_a_record_has_the_tenant_of_its_sender(ingest: IngestProcess, kafka_bootstrap: str) -> None:
+    def send(*records: Record) -> None:
+        # As the gateway names the tenant of a key.
+        metadata = (("x-tidemill-tenant", "acme"),)
+        ingest.stub().IngestRecords(pb.IngestRecordsRequest(records=records), timeout=20, metadata=metadata)
+
+    send(Record(source="owned", text="mine"))
+    with pytest.raises(grpc.RpcError) as caught:
+        send(Record(source="owned", text="theirs", tenant="globex"))
+    assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    answers = ingest.stub().StreamRecords(
+        iter([pb.StreamRecordsRequest(records=[Record(source="owned", text="streamed")])]),
+        timeout=20,
+        metadata=(("x-tidemill-tenant", "acme"),),
+    )
+    assert len(list(answers)) == 1
+    found = {message.record.text: message.record.tenant for _, message in pushed(kafka_bootstrap, "owned")}
+    assert found == {"mine": "acme", "streamed": "acme"}
+
+
 def test_a_bad_record_refuses_its_whole_batch(ingest: IngestProcess, kafka_bootstrap: str) -> None:
     batch = [Record(source="halves", text="good"), Record(source="halves", text="")]
     with pytest.raises(grpc.RpcError) as caught:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tidemill.ingest.v1.record_pb2 import Record
 
 from services.ingest.domain.record import RawRecord, RecordRefusedError, check_record
+from services.ingest.engine.attributes import NOTES_ATTRIBUTE
 from services.ingest.entrypoints.inbound import accepted_from, source_name
 from services.kit.bus.port import Delivery
 from services.kit.errors import InvalidArgumentError
@@ -81,6 +82,19 @@ def test_protobuf_in_binary_mode() -> None:
     found = record(binary(message.SerializeToString(), "application/protobuf", type="tidemill.ingest.v1.Record"))
     assert found == RawRecord("tickets", "Hi", {"label": "x", "ce_type": "tidemill.ingest.v1.Record"}, "r:1")
     assert record(binary(Record(text="Hi").SerializeToString(), "application/protobuf")).source == "shop-tickets"
+
+
+def test_a_record_may_name_its_tenant() -> None:
+    named = Record(text="Hi", tenant="acme").SerializeToString()
+    assert record(binary(named, "application/protobuf")).tenant == "acme"
+    found = record(structured(data={"text": "Hi"}, tenant="acme"))
+    # As every extension it is an attribute, too.
+    assert (found.tenant, found.attributes["ce_tenant"]) == ("acme", "acme")
+    odd = record(structured(data={"text": "Hi"}, tenant="no tenant"))
+    assert (odd.tenant, "not a valid name of a tenant" in odd.attributes[NOTES_ATTRIBUTE]) == ("", True)
+    with pytest.raises(InvalidArgumentError) as refused:
+        record(binary(Record(text="Hi", tenant="no tenant").SerializeToString(), "application/protobuf"))
+    assert refused.value.reason == "INVALID_TENANT"
 
 
 def test_structured_mode() -> None:

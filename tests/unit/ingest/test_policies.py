@@ -26,7 +26,7 @@ from services.ingest.domain.source_import import (
 from services.ingest.engine.formats.json_lines import JsonLines
 from services.ingest.engine.handling import handling_of
 from services.ingest.entrypoints.mapping import source_to, spec_from, spec_to
-from services.kit.errors import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError, UnavailableError
 from services.kit.grpc.validation import validate
 from tests.conftest import OpenDatabase
 from tests.examples import examples
@@ -110,6 +110,37 @@ def test_the_policy_is_part_of_what_is_pulled(harness: Harness) -> None:
     assert harness.spec().digest == SourceSpec("s", harness.spec().kind).digest
 
 
+def test_a_policy_says_how_originals_are_kept_and_whose_records_are(harness: Harness) -> None:
+    policy = SourcePolicy(data_class="private", originals="none", tenant="acme")
+    harness.write(("a", "pulled"))
+    spec = replace(harness.spec(), policy=policy)
+    harness.pull(spec)
+    assert spec.digest != replace(spec, policy=replace(policy, tenant="")).digest
+    harness.declared.put(replace(TICKETS, policy=policy), None)
+    push(harness, RawRecord("tickets", "pushed", {}), RawRecord("tickets", "named", {}, tenant="globex"))
+    push(harness, RawRecord("other", "free", {}))
+    assert [(record.originals, record.tenant) for record in seen(harness).records] == [
+        ("none", "acme"),
+        ("none", "acme"),
+        ("none", "globex"),
+        ("", ""),
+    ]
+
+
+def test_a_record_belongs_to_the_tenant_of_the_key_that_sends_it(harness: Harness) -> None:
+    mine, other = RawRecord("s", "text", {}), RawRecord("s", "text", {}, tenant="globex")
+    harness.intake().accept([mine, replace(mine, tenant="acme")], tenant="acme")
+    # Without a tenant, and inside the mesh, a caller may say whose a record is.
+    harness.intake().accept([mine, other])
+    with pytest.raises(PermissionDeniedError, match=r"records\[1\].tenant is globex") as error:
+        harness.intake().accept([mine, other], tenant="acme")
+    assert error.value.reason == "OTHER_TENANT"
+    records = seen(harness).records
+    assert [record.tenant for record in records] == ["acme", "acme", "", "globex"]
+    # Whose it is does not make it another record.
+    assert len({record.record_id for record in records}) == 1
+
+
 def test_what_is_pushed_is_masked_from_its_declaration_to_its_end(harness: Harness) -> None:
     mail = RawRecord("tickets", f"I am {MAIL}", {"data_class": "internal"})
     push(harness, mail)
@@ -187,7 +218,11 @@ def test_the_contract_knows_every_policy() -> None:
     validate(message)
     assert spec_from(message).policy == SourcePolicy(licence="MIT", mask="edge")
     assert spec_to(spec_from(message)) == message
-    for wrong in ({"mask": 7}, {"data_class": 7}, {"licence": "x" * 257}):
+    kept = {"source": "s", "pushed": {}, "policy": {"originals": "ORIGINALS_NONE", "tenant": "acme"}}
+    message = ParseDict(kept, SpecMessage())
+    assert spec_from(message).policy == SourcePolicy(originals="none", tenant="acme")
+    assert spec_to(spec_from(message)) == message
+    for wrong in ({"mask": 7}, {"data_class": 7}, {"licence": "x" * 257}, {"originals": 7}, {"tenant": "a b"}):
         with pytest.raises(InvalidArgumentError) as refused:
             validate(ParseDict({"source": "s", "pushed": {}, "policy": wrong}, SpecMessage()))
         assert [violation.field for violation in refused.value.violations] == [f"policy.{next(iter(wrong))}"]
