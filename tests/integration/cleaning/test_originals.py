@@ -29,7 +29,7 @@ SOURCE = "secretive"
 def _event(
     record_id: str,
     text: str,
-    originals: SourcePolicy.Originals = SourcePolicy.ORIGINALS_UNSPECIFIED,
+    originals: SourcePolicy.Originals.ValueType = SourcePolicy.ORIGINALS_UNSPECIFIED,
     tenant: str = "",
     **attributes: str,
 ) -> OutgoingEvent:

@@ -199,7 +199,7 @@ def test_keys_are_rotated_by_a_further_line(engine: Engine, tmp_path: Path) -> N
         SqlRecordStore(engine, first).records("new", "", 9)
 
 
-def test_a_key_file_that_is_gone_is_not_made_anew(engine: Engine, tmp_path: Path) -> None:
+def test_a_key_file_that_is_gone_is_not_made_again(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "keys" / "originals"
     record = replace(arrived("a", CANARY).record, keeping=Keeping.ENCRYPTED)
     SqlRecordStore(engine, open_vault(file, [])).collect([Arrival(record)], [], [])
