@@ -651,7 +651,7 @@ class SourcePolicy(_message.Message):
     class _OriginalsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SourcePolicy._Originals.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ORIGINALS_UNSPECIFIED: SourcePolicy._Originals.ValueType  # 0
-        """Not set: by the data class, see `TIDEMILL_ORIGINALS` of the cleaning service."""
+        """Not set: by the data class."""
         ORIGINALS_PLAIN: SourcePolicy._Originals.ValueType  # 1
         """As it is."""
         ORIGINALS_ENCRYPTED: SourcePolicy._Originals.ValueType  # 2
@@ -665,7 +665,7 @@ class SourcePolicy(_message.Message):
         """How the original of a record is kept once it was cleaned: its text and attributes as they arrived."""
 
     ORIGINALS_UNSPECIFIED: SourcePolicy.Originals.ValueType  # 0
-    """Not set: by the data class, see `TIDEMILL_ORIGINALS` of the cleaning service."""
+    """Not set: by the data class."""
     ORIGINALS_PLAIN: SourcePolicy.Originals.ValueType  # 1
     """As it is."""
     ORIGINALS_ENCRYPTED: SourcePolicy.Originals.ValueType  # 2
@@ -695,7 +695,9 @@ class SourcePolicy(_message.Message):
     producer writes to `tidemill.inbound` lies on that topic as it was written.
     """
     originals: Global___SourcePolicy.Originals.ValueType
-    """How cleaning keeps the originals of its records, whatever their data class."""
+    """How cleaning keeps the originals of its records, whatever their data class; where it says nothing, the class decides by
+    `TIDEMILL_ORIGINALS` of the cleaning service, `private` is encrypted.
+    """
     tenant: _builtins.str
     """Whose the records are: the tenant of those that come without one."""
     def __init__(
