@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.protobuf.json_format import ParseDict
 from rich.console import Console
-from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextResponse, ExplainRecordResponse
+from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextResponse, ExplainRecordResponse, OriginalKeeping
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 
 from gateway.cli.clean_commands import Sample, read_samples
@@ -128,6 +128,21 @@ def test_an_explanation_follows_a_record_to_the_models_that_learnt_from_it() -> 
     text = printed(explanation(found, {}), 200)
     assert "gone from its source, so no later version contains it" in text
     assert "No data set takes this source." in text
+
+
+def test_an_explanation_says_how_the_original_is_kept_and_whose_the_record_is() -> None:
+    found = ExplainRecordResponse(name="sources/s/records/1", source="s", tenant="acme")
+    found.datasets.add(dataset="datasets/d", text="cleaned")
+    assert "its original" not in printed(explanation(found, {}), 200)
+    assert "no operator changed it" in printed(explanation(found, {}), 200)
+    assert "source s, pushed by a caller, of the tenant acme" in printed(explanation(found, {}), 200)
+    found.original = OriginalKeeping.ORIGINAL_KEEPING_ENCRYPTED
+    assert "its original is stored encrypted" in printed(explanation(found, {}), 200)
+    found.original = OriginalKeeping.ORIGINAL_KEEPING_NONE
+    text = printed(explanation(found, {}), 200)
+    assert "its original is not kept" in text
+    assert "what each operator did is not known" in text
+    assert "no operator changed it" not in text
 
 
 def version(**changed: Any) -> DatasetVersion:

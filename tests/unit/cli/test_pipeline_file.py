@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from google.protobuf.json_format import MessageToDict
+from tidemill.ingest.v1.source_import_pb2 import SourcePolicy
 from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec, Rollout
 from tidemill.training.v1 import run_pb2
 
@@ -262,6 +263,20 @@ LEARNS = """\
 capture: {sample: 0.5, masks: [mask_pii, {mask_pii: {kinds: [url]}}], keep_days: 7}
 feedback: {corrections: {weight: 3}, accepted: {weight: 1}, per_person_cap: 20}
 """
+
+
+def test_originals_and_tenants(write: Write) -> None:
+    policy = "    policy: {data_class: private, originals: none, tenant: acme}\n"
+    text = GOOD.replace("dataset:\n", f"{policy}dataset:\n  tenants: [acme, globex]\n")
+    spec = load_pipeline(write(text)).spec
+    assert spec.sources[0].policy == SourcePolicy(
+        data_class=SourcePolicy.DATA_CLASS_PRIVATE, originals=SourcePolicy.ORIGINALS_NONE, tenant="acme"
+    )
+    # The cycle passes them on to cleaning and ingest.
+    assert dataset_spec(spec_from(spec))["tenants"] == ["acme", "globex"]
+    assert spec_to(spec_from(spec)) == spec
+    with pytest.raises(InvalidArgumentError, match="secret"):
+        load_pipeline(write(text.replace("originals: none", "originals: secret")))
 
 
 def test_capture_and_feedback(write: Write) -> None:
