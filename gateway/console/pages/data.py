@@ -9,6 +9,7 @@ from starlette.responses import Response
 from tidemill.cleaning.v1.cleaning_service_pb2 import (
     DatasetExplanation,
     ExplainRecordRequest,
+    ExplainRecordResponse,
     GetDatasetRequest,
     GetDatasetVersionRequest,
     ListDatasetsRequest,
@@ -140,6 +141,11 @@ async def _taught(view: View, versions: set[str]) -> list[tuple[str, str]]:
     return taught
 
 
+def original_of(found: ExplainRecordResponse) -> str:
+    """How the original of a record is kept; empty if as it is."""
+    return _ORIGINALS.get(found.original, "")
+
+
 async def record(view: View) -> Response:
     """The way of a record: its source, what each operator did, data sets, and models that learnt from it."""
     record_id, source = view.query("record").strip(), view.query("source").strip()
@@ -152,7 +158,7 @@ async def record(view: View) -> Response:
     return view.page(
         "record.html",
         record=found,
-        original=_ORIGINALS.get(found.original, ""),
+        original=original_of(found),
         datasets=[(each, place_of(each)) for each in found.datasets],
         models=taught.found or [],
     )

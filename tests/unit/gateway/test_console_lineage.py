@@ -7,7 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tidemill.cleaning.v1.cleaning_service_pb2 import DatasetExplanation, RejectedRecord, RejectionSample
+from tidemill.cleaning.v1.cleaning_service_pb2 import (
+    DatasetExplanation,
+    OriginalKeeping,
+    RejectedRecord,
+    RejectionSample,
+)
 from tidemill.cleaning.v1.dataset_pb2 import Dataset, DatasetVersion
 from tidemill.inference.v1.inference_service_pb2 import ListModelsResponse, ListModelVersionsResponse
 from tidemill.inference.v1.model_pb2 import Integrity, Model, ModelVersion
@@ -16,7 +21,7 @@ from tidemill.pipeline.v1.pipeline_service_pb2 import Feedback
 from tidemill.training.v1.run_pb2 import Run
 
 from gateway.console.figures.marks import share_bar
-from gateway.console.pages.data import _taught, funnel, place_of
+from gateway.console.pages.data import _taught, funnel, original_of, place_of
 from gateway.console.pages.models import integrity_of, role_of, run_facts, users_of
 from gateway.formats import recipe
 from services.kit.errors import UnavailableError
@@ -118,8 +123,12 @@ def test_a_funnel_begins_with_what_came_in() -> None:
 def test_a_record_shows_what_operators_did_to_it() -> None:
     found = record()
     values = {"record": found, "datasets": [(each, place_of(each)) for each in found.datasets]}
+    found.original, found.tenant = OriginalKeeping.ORIGINAL_KEEPING_NONE, "acme"
+    values["original"] = original_of(found)
     page = rendered("record.html", models=[("models/m/versions/1", "datasets/d/versions/7")], **values)
     assert "<ins>[EMAIL]</ins>" in page
+    assert "tenant acme" in text_of(page)
+    assert "original not kept" in text_of(page)
     shown = text_of(page)
     assert "for training in version 7" in shown
     assert "models" not in shown.partition("Models that")[2]
