@@ -11,7 +11,13 @@ from tidemill.common.v1.failure_pb2 import Metric, Progress
 from tidemill.pipeline.v1.cycle_pb2 import Stage
 from tidemill.pipeline.v1.judge_pb2 import Judge, JudgeSpec
 
-_METRICS = {"rouge_l": "ROUGE-L", "accuracy": "accuracy", "macro_f1": "macro F1", "entity_f1": "entity F1"}
+_METRICS = {
+    "rouge_l": "ROUGE-L",
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "entity_f1": "entity F1",
+    "mrr_at_10": "MRR@10",
+}
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 

@@ -110,7 +110,8 @@ def _words(field: FieldDescriptor) -> str:
             limits.append("of " + ", ".join(f"`{value}`" for value in getattr(items, "in")))
         if rules.repeated.max_items:
             limits.append(f"at most {rules.repeated.max_items}")
-        return ", ".join(["list of texts", *limits])
+        kind = "whole numbers" if field.type in INTEGERS else "numbers" if field.type in NUMBERS else "texts"
+        return ", ".join([f"list of {kind}", *limits])
     if field.enum_type is not None:
         return ", ".join(f"`{value}`" for value in short_values(field.enum_type))
     if field.type in NUMBERS:

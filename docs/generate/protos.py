@@ -101,8 +101,8 @@ def is_required(field: FieldDescriptor) -> bool:
 
 
 def bounds(field: FieldDescriptor) -> dict[str, float]:
-    """Limits of a number, in JSON schema's words."""
-    rules = rules_of(field)
+    """Limits of a number, or of each number of a list, in JSON schema's words."""
+    rules = rules_of(field).repeated.items if field.is_repeated else rules_of(field)
     kind = rules.WhichOneof("type")
     if field.type not in NUMBERS or kind is None:
         return {}

@@ -76,6 +76,10 @@ class ArtifactBuilds:
             raise _unusable(
                 f"A {task.value} build must have at least {support.min_labels} labels; this one has {len(labels)}."
             )
+        if support.embeds and build.embedding_size < 1:
+            raise _unusable(
+                f"A {task.value} build must name its embedding_size, 1 or more; this one has {build.embedding_size}."
+            )
         missing = [name for name in support.files if not (folder / name).is_file()]
         # The weights of the build's own graphs, which OpenVINO reads as plain numbers.
         known = {*support.files, *support.optional_files}

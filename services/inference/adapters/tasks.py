@@ -29,6 +29,8 @@ class TaskSupport:
     """Graphs, and the weights of graphs, that they may contain."""
     min_labels: int = 0
     """How many labels their manifest must name at least."""
+    embeds: bool = False
+    """Whether their manifest must name the width of their embeddings, which is all that they give."""
 
 
 def _generation(config: pb.ModelConfig, _: Build) -> None:
@@ -110,5 +112,11 @@ TASKS: Mapping[Task, TaskSupport] = {
         module="token_classification",
         configure=_token_classification,
         min_labels=3,
+    ),
+    Task.TEXT_EMBEDDING: TaskSupport(
+        files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
+        module="text_embedding",
+        configure=_encoder,
+        embeds=True,
     ),
 }

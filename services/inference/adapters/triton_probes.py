@@ -10,7 +10,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from services.inference.domain.model import ModelVersion
 from services.kit.engine import INVALID
-from services.kit.probes import Probes, spans_answer
+from services.kit.probes import Probes, spans_answer, vector_answer
 from services.serving.adapters.triton_errors import DIED, triton_unavailable
 from services.serving.adapters.triton_tensors import (
     MAX_BATCH,
@@ -19,6 +19,7 @@ from services.serving.adapters.triton_tensors import (
     add_sampling,
     add_texts,
     contents_of,
+    float_rows,
     piece_of,
     spans_of_text,
     texts_of,
@@ -26,7 +27,11 @@ from services.serving.adapters.triton_tensors import (
 from services.serving.domain.answer import Prompt, Sampling, Task
 
 _ANSWER_S = 120.0
-_OUTPUTS = {Task.TEXT_CLASSIFICATION: "label", Task.TOKEN_CLASSIFICATION: "spans_json"}
+_OUTPUTS = {
+    Task.TEXT_CLASSIFICATION: "label",
+    Task.TOKEN_CLASSIFICATION: "spans_json",
+    Task.TEXT_EMBEDDING: "embedding",
+}
 
 
 def ask(stub: Any, version: ModelVersion, probes: Probes) -> Sequence[str]:
@@ -44,7 +49,7 @@ def ask(stub: Any, version: ModelVersion, probes: Probes) -> Sequence[str]:
         for at in range(0, len(texts), MAX_BATCH)
         for answer in _read(stub, version, texts[at : at + MAX_BATCH], output)
     ]
-    if output == "label":
+    if output != "spans_json":
         return found
     return [spans_answer((span.start, span.end, span.label) for span in spans_of_text(text)) for text in found]
 
@@ -61,6 +66,8 @@ def _read(stub: Any, version: ModelVersion, texts: Sequence[str], output: str) -
         raise
     if not contents:
         raise triton_unavailable(version.server_model, DIED)
+    if output == "embedding":
+        return [vector_answer(row) for row in float_rows(contents[output], len(texts))]
     return list(texts_of(contents[output]))
 
 

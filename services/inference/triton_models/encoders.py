@@ -24,8 +24,8 @@ Array = np.ndarray[Any, Any]
 class ReadTexts:
     """Texts that were read, each as far as the model reads.
 
-    `probabilities` are of each text, fp32 [labels], or [tokens, labels] of a model that labels tokens; `embeddings`
-    fp32 [texts, width], where the build gives them.
+    `probabilities` are of each text, fp32 [labels], or [tokens, labels] of a model that labels tokens, and empty of one
+    that labels nothing; `embeddings` fp32 [texts, width], where the build gives them.
     """
 
     encodings: list[Any]
@@ -35,8 +35,8 @@ class ReadTexts:
 
 
 class Encoder:
-    """A loaded build: a graph from input_ids and attention_mask to logits and, in builds since embeddings, the text's
-    embedding; its tokenizer, its manifest.
+    """A loaded build: a graph from input_ids and attention_mask to logits, to the text's embedding, or to both; its
+    tokenizer, its manifest.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,6 +53,7 @@ class Encoder:
         graph = open_encoder(folder)
         widths = (port.get_partial_shape()[1].get_length() for port in graph.outputs if EMBEDDING in port.get_names())
         self._width: int = next(widths, 0)
+        self._labels_texts = any(LOGITS in port.get_names() for port in graph.outputs)
         self._request = graph.create_infer_request()
 
     def read(self, texts: list[str]) -> ReadTexts:
@@ -77,11 +78,12 @@ class Encoder:
             tokens[row, : len(item)] = item
             mask[row, : len(item)] = 1
         outputs = self._request.infer({"input_ids": tokens, "attention_mask": mask})
-        logits: Array = outputs[LOGITS].astype(np.float32)
-        exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        shares = (exponents / exponents.sum(axis=-1, keepdims=True)).astype(np.float32)
-        for row, at in enumerate(group):
-            found.probabilities[at] = shares[row]
+        if self._labels_texts:
+            logits: Array = outputs[LOGITS].astype(np.float32)
+            exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            shares = (exponents / exponents.sum(axis=-1, keepdims=True)).astype(np.float32)
+            for row, at in enumerate(group):
+                found.probabilities[at] = shares[row]
         if found.embeddings is not None:
             found.embeddings[group] = outputs[EMBEDDING]
 

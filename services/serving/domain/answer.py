@@ -17,6 +17,7 @@ class Task(StrEnum):
     GENERATION = "generation"
     TEXT_CLASSIFICATION = "text_classification"
     TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105 - a task
+    TEXT_EMBEDDING = "text_embedding"
 
 
 @dataclass(frozen=True, slots=True)

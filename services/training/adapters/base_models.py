@@ -193,11 +193,11 @@ def _described(name: str, folder: Path, digest: str) -> BaseModel:
     return BaseModel(name, digest, architecture, limit, str(config.get("model_type", "")), *_sizes(config))
 
 
-def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Layers, heads of a layer, and tokens; zero where a configuration does not say it as BERT's does."""
-    names = ("num_hidden_layers", "num_attention_heads", "vocab_size")
-    layers, heads, vocabulary = (int(config.get(name) or 0) for name in names)
-    return layers, heads, vocabulary
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    """Layers, heads of a layer, tokens, and width; zero where a configuration does not say it as BERT's does."""
+    names = ("num_hidden_layers", "num_attention_heads", "vocab_size", "hidden_size")
+    layers, heads, vocabulary, width = (int(config.get(name) or 0) for name in names)
+    return layers, heads, vocabulary, width
 
 
 def _config_of(name: str, folder: Path) -> Mapping[str, Any]:

@@ -1,10 +1,10 @@
-"""Builds of encoder classifiers for OpenVINO, and their measurement by that runtime."""
+"""Builds of encoders for OpenVINO, and their measurement by that runtime."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,16 +18,17 @@ CALIBRATION_TEXTS = 128
 """As good as NNCF's usual 300 here, in a third to two thirds of the time (docs/LOG.md, 2026-11-28)."""
 
 
-def save_fp32(model: Any, target: Path, *, vocabulary: int) -> None:
-    """Writes the fp32 build of a classifier.
+def save_fp32(model: Any, target: Path, *, vocabulary: int, outputs: Sequence[str] = (LOGITS, EMBEDDING)) -> None:
+    """Writes the fp32 build of an encoder.
 
     Args:
         model: a torch module that maps (input_ids, attention_mask) to logits, or to logits and an embedding.
         target: folder to create.
         vocabulary: number of token ids.
+        outputs: names of what the module gives, see `openvino_export.encoder`.
     """
     target.mkdir(parents=True, exist_ok=True)
-    converted = encoder(model, vocabulary=vocabulary)
+    converted = encoder(model, vocabulary=vocabulary, outputs=outputs)
     import_openvino().save_model(converted, str(target / ENCODER), compress_to_fp16=False)
 
 
@@ -68,7 +69,7 @@ def embedding_size(folder: Path) -> int:
 
 @dataclass(slots=True)
 class EncoderMeasurement:
-    """Answers of one build: index of the label of each text, and seconds for each; and its answers to the probes."""
+    """Answers of one build, as `measure` was asked for them, and seconds for each; and its answers to the probes."""
 
     answers: list[Any] = field(default_factory=list)
     probes: list[Any] = field(default_factory=list)
@@ -85,34 +86,42 @@ class EncoderMeasurement:
         return len(self.seconds) / sum(self.seconds)
 
 
+def label_numbers(outputs: Any) -> Any:
+    """The number of a text's label, or of each of its tokens' labels."""
+    return outputs[LOGITS][0].argmax(axis=-1).tolist()
+
+
 def measure(
-    folders: Mapping[N, Path], texts: Sequence[list[int]], probes: Sequence[list[int]] = ()
+    folders: Mapping[N, Path],
+    texts: Sequence[list[int]],
+    probes: Sequence[list[int]] = (),
+    answer: Callable[[Any], Any] = label_numbers,
 ) -> dict[N, EncoderMeasurement]:
-    """Lets every build classify every text, one at a time. For each text the builds take turns.
+    """Lets every build read every text, one at a time. For each text the builds take turns.
 
     Args:
         folders: the builds by their names.
         texts: token ids.
         probes: token ids of texts that are not measured.
+        answer: makes an answer of a build's outputs, by their names.
     """
     import numpy as np
 
     requests = {name: open_encoder(folder, threads=1).create_infer_request() for name, folder in folders.items()}
     found = {name: EncoderMeasurement() for name in folders}
 
-    def classify(request: Any, text: list[int]) -> Any:
+    def answered(request: Any, text: list[int]) -> Any:
         ids = np.asarray([text], dtype=np.int64)
-        logits = request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)})[LOGITS]
-        return logits[0].argmax(axis=-1).tolist()
+        return answer(request.infer({"input_ids": ids, "attention_mask": np.ones_like(ids)}))
 
     for request in requests.values():
         for text in texts[:5]:
-            classify(request, text)
+            answered(request, text)
     for name, request in requests.items():
-        found[name].probes = [classify(request, text) for text in probes]
+        found[name].probes = [answered(request, text) for text in probes]
     for text in texts:
         for name, request in requests.items():
             began = time.perf_counter()
-            found[name].answers.append(classify(request, text))
+            found[name].answers.append(answered(request, text))
             found[name].seconds.append(time.perf_counter() - began)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -175,13 +176,14 @@ def _start_empty(model: Any, ops: Any) -> None:
     model.validate_nodes_and_infer_types()
 
 
-def encoder(model: Any, *, vocabulary: int) -> Any:
-    """A classifier as `openvino.Model`: input_ids, attention_mask int64 [batch, length]; logits fp32 [batch, labels].
+def encoder(model: Any, *, vocabulary: int, outputs: Sequence[str] = (LOGITS, EMBEDDING)) -> Any:
+    """An encoder as `openvino.Model`: input_ids, attention_mask int64 [batch, length]; logits fp32 [batch, labels].
 
     Args:
         model: a torch module that maps the two inputs to logits, or to logits and an embedding fp32 [batch, width],
             which is a second output then.
         vocabulary: number of token ids.
+        outputs: the names of what the module gives, where that is something else; it may give less.
     """
     import torch
 
@@ -194,7 +196,7 @@ def encoder(model: Any, *, vocabulary: int) -> Any:
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(ov.PartialShape([-1, -1]))
         port.get_node().set_element_type(ov.Type.i64)
-    for port, name in zip(converted.outputs, (LOGITS, EMBEDDING), strict=False):
+    for port, name in zip(converted.outputs, outputs, strict=False):
         port.get_tensor().set_names({name})
     converted.validate_nodes_and_infer_types()
     return converted

@@ -76,11 +76,9 @@ class Distillation:
         return {"max_steps": self.max_steps, "epochs": epochs}
 
 
-def violations(
-    students: Sequence[Student], distillation: Distillation, encoder: bool, task: str
-) -> list[FieldViolation]:
-    """What is wrong with the students of a task and how they learn, whatever its base model."""
-    if students and not encoder:
+def violations(students: Sequence[Student], distillation: Distillation, able: bool, task: str) -> list[FieldViolation]:
+    """What is wrong with the students of a task, `able` to have any, and how they learn, whatever its base model."""
+    if students and not able:
         return [FieldViolation(FIELD, f"{task} has none; they are for text_classification and token_classification")]
     found = []
     if distillation.max_steps and distillation.epochs:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation
+from services.training.domain.strategies import Strategy
 
 VariantName = Literal["fp32", "int8", "int4"]
 VARIANTS: tuple[VariantName, ...] = ("fp32", "int8", "int4")
@@ -20,7 +21,13 @@ Architecture = Literal["causal", "encoder"]
 
 
 class Task(Protocol):
-    """What a model is trained to do."""
+    """What a model is trained to do.
+
+    A task that reads several texts of each example says how many in a property `texts`. One that learns from further
+    columns lists them in a property `further`, each with the field of a spec that names it. One whose loss compares the
+    examples of a batch with each other has the smallest batch in a class variable `MIN_BATCH`. One without students has
+    `STUDENTS` false; one that does not work with all strategies lists those that it works with in `STRATEGIES`.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     ARCHITECTURE: ClassVar[Architecture]
@@ -140,8 +147,67 @@ class TokenClassificationTask:
         return []
 
 
+@dataclass(frozen=True, slots=True)
+class TextEmbeddingTask:
+    """Vectors of texts: a text lies close to its positive, column `positive_field`, and apart from other positives.
+
+    `negative_field` is a column with hard negatives, empty for none. Cosines are divided by `temperature`; 0.05 if it
+    is zero, as Sentence-Transformers has it. The first `dimensions` numbers of a vector are to be an embedding, too.
+    """
+
+    ARCHITECTURE: ClassVar[Architecture] = "encoder"
+    VARIANTS: ClassVar[tuple[VariantName, ...]] = ("fp32", "int8")
+    MIN_BATCH: ClassVar[int] = 2
+    STUDENTS: ClassVar[bool] = False
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single",)
+
+    positive_field: str
+    max_input_tokens: int = 128
+    negative_field: str = ""
+    temperature: float = 0.05
+    dimensions: tuple[int, ...] = ()
+    kind: Literal["text_embedding"] = "text_embedding"
+
+    def __post_init__(self) -> None:
+        # Lists come from messages and from JSON; in a fixed order, so that equal specs are equal runs.
+        object.__setattr__(self, "dimensions", tuple(sorted(self.dimensions)))
+        object.__setattr__(self, "temperature", self.temperature or 0.05)
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Task`."""
+        return self.max_input_tokens
+
+    @property
+    def texts(self) -> int:
+        """See `Task`."""
+        return 3 if self.negative_field else 2
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """See `Task`."""
+        return self.positive_field, "spec.text_embedding.positive_field"
+
+    @property
+    def further(self) -> list[tuple[str, str]]:
+        """See `Task`."""
+        return [(self.negative_field, "spec.text_embedding.negative_field")] if self.negative_field else []
+
+    def violations(self) -> list[FieldViolation]:
+        """See `Task`."""
+        place, found = "spec.text_embedding", []
+        for name, column in (("positive_field", self.positive_field), ("negative_field", self.negative_field)):
+            if column == "text":
+                wrong = "name another column than text, which is what is embedded"
+                found.append(FieldViolation(f"{place}.{name}", wrong))
+        if self.positive_field == self.negative_field:
+            found.append(FieldViolation(f"{place}.negative_field", "name another column than positive_field"))
+        return found
+
+
 TASKS: Mapping[str, type[Task]] = {
     "generation": GenerationTask,
     "text_classification": TextClassificationTask,
     "token_classification": TokenClassificationTask,
+    "text_embedding": TextEmbeddingTask,
 }

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
-from services.training.domain.strategies import Strategy
+from services.training.domain.strategies import STRATEGIES, Strategy
 from services.training.domain.students import Distillation, Student, misfits, violations
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 
@@ -88,6 +88,7 @@ class BaseModel:
     layers: int = 0
     heads: int = 0
     vocabulary: int = 0
+    width: int = 0
 
 
 _IS: Mapping[Architecture | None, str] = {
@@ -138,7 +139,12 @@ class TrainingSpec:
         if able is not None and self.task.kind not in able:
             found.append(FieldViolation(f"spec.{self.method.kind}", f"is for {', '.join(able)} only"))
         found += self._unshareable()
-        found += violations(self.students, self.distillation, self.task.ARCHITECTURE == "encoder", self.task.kind)
+        able_students = self.task.ARCHITECTURE == "encoder" and getattr(self.task, "STUDENTS", True)
+        found += violations(self.students, self.distillation, able_students, self.task.kind)
+        least: int = getattr(self.task, "MIN_BATCH", 1)
+        if self.optimization.batch_size < least:
+            wrong = f"{self.task.kind} needs {least} or more, for it compares the examples of a batch with each other"
+            found.append(FieldViolation("spec.optimization.batch_size", wrong))
         found += self.task.violations()
         return found
 
@@ -162,6 +168,10 @@ class TrainingSpec:
         if strategy not in able:
             wrong = f"{self.method.kind} does not work with {strategy}; choose from {', '.join(able)}"
             found.append(FieldViolation("spec.strategy", wrong))
+        shared: tuple[Strategy, ...] = getattr(self.task, "STRATEGIES", STRATEGIES)
+        if strategy not in shared:
+            wrong = f"{self.task.kind} does not work with {strategy}; choose from {', '.join(shared)}"
+            found.append(FieldViolation("spec.strategy", wrong))
         if strategy == "fsdp" and self.optimization.precision == "fp16":
             wrong = "fp16 does not work with fsdp; choose bf16 or fp32, or strategy ddp"
             found.append(FieldViolation("spec.optimization.precision", wrong))
@@ -172,7 +182,7 @@ class TrainingSpec:
         """The learnt columns, each with the field of the spec that names it."""
         option: str | None = getattr(self.method, "COLUMN", None)
         own = [(str(getattr(self.method, option)), f"spec.{self.method.kind}.{option}")] if option else []
-        return [self.task.learnt, *own]
+        return [self.task.learnt, *getattr(self.task, "further", ()), *own]
 
     def check_base(self, base: BaseModel) -> None:
         """Checks the spec against its base model.
@@ -193,6 +203,10 @@ class TrainingSpec:
             found.append(FieldViolation(f"spec.{task.kind}.max_input_tokens", message))
         else:
             found += misfits(self.students, base)
+            wide = [each for each in getattr(task, "dimensions", ()) if 0 < base.width <= each]
+            if wide:
+                message = f"{wide[0]} is not below {base.width}, the width of {base.name}"
+                found.append(FieldViolation(f"spec.{task.kind}.dimensions", message))
         _refuse(found)
 
     def digest(self, base_digest: str) -> str:

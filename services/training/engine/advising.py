@@ -30,6 +30,7 @@ from services.training.domain.tasks import (
     GenerationTask,
     Task,
     TextClassificationTask,
+    TextEmbeddingTask,
     TokenClassificationTask,
     VariantName,
 )
@@ -190,6 +191,8 @@ def _task(wishes: Wishes) -> Task:
         return GenerationTask("{text}", "answer", wishes.max_input_tokens, wishes.max_target_tokens)
     if kind is TextClassificationTask:
         return TextClassificationTask("label", wishes.max_input_tokens)
+    if kind is TextEmbeddingTask:
+        return TextEmbeddingTask("positive", wishes.max_input_tokens)
     return TokenClassificationTask("spans", wishes.max_input_tokens)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from services.training.engine.embedding import pooled
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -45,10 +47,8 @@ def build_classifier(
 def with_embedding(classifier: nn.Module) -> nn.Module:
     """A module that maps what the classifier reads to its logits and to the text's embedding [batch, hidden].
 
-    The embedding is the mean of the encoder's last hidden states over the tokens of the text, with length 1 (Reimers
-    and Gurevych 2019, arXiv:1908.10084).
+    The embedding is `pooled` from the hidden states that the head reads.
     """
-    import torch
     from torch import Tensor, nn
 
     class WithEmbedding(nn.Module):
@@ -61,9 +61,6 @@ def with_embedding(classifier: nn.Module) -> nn.Module:
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
             module: Any = self.classifier
             hidden = module.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            weights = attention_mask[:, :, None].to(hidden.dtype)
-            # [batch, length, hidden] -> [batch, hidden]
-            mean = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-            return module.logits(hidden), torch.nn.functional.normalize(mean, dim=-1)
+            return module.logits(hidden), pooled(hidden, attention_mask)
 
     return WithEmbedding()

@@ -123,7 +123,7 @@ def _footprint(spec: TrainingSpec, shape: Shape) -> Footprint:
 
 def _batch(spec: TrainingSpec, shape: Shape) -> Batch:
     task = spec.task
-    examples = spec.optimization.batch_size * _footprint(spec, shape).texts
+    examples = spec.optimization.batch_size * _footprint(spec, shape).texts * getattr(task, "texts", 1)
     targets = task.max_tokens - task.max_input_tokens
     # The last target token is predicted, never read.
     return Batch(examples, task.max_tokens - min(targets, 1), targets)
@@ -231,7 +231,7 @@ def _gentler(spec: TrainingSpec, shape: Shape) -> Iterator[tuple[TrainingSpec, s
         if prefix:
             yield base, f"lora instead of {spec.method.kind}"
         size, accumulation = base.optimization.batch_size, base.optimization.gradient_accumulation
-        least = _footprint(base, shape).min_batch
+        least = max(_footprint(base, shape).min_batch, getattr(base.task, "MIN_BATCH", 1))
         while size % 2 == 0 and size // 2 >= max(least, base.processes):
             size, accumulation = size // 2, accumulation * 2
             changed = replace(base.optimization, batch_size=size, gradient_accumulation=accumulation)

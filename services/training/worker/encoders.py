@@ -1,4 +1,4 @@
-"""What the runs of the two tasks of encoders share: the model, its training, its answers, and its builds."""
+"""What the runs of the tasks of encoders share: the model, its training, its answers, and its builds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.training.domain.tasks import Task
 from services.training.engine.classifier import build_classifier, with_embedding
 from services.training.engine.tasks import Objective, pad_right
 from services.training.worker.champion import Rows
-from services.training.worker.parity import SAME, agreement, figures, parity_warnings
+from services.training.worker.parity import SAME, Parity, agreement, parity_warnings
 from services.training.worker.phases import (
     Material,
     Phase,
@@ -50,19 +50,22 @@ class Tokens:
     offsets: list[tuple[int, int]]
 
 
-def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = False) -> Any:
-    """A classifier on the encoder in a folder, see `build_classifier`."""
+def encoder_of(folder: Path) -> Any:
+    """The encoder in a folder, in fp32."""
     import torch
     from transformers import AutoModel
 
-    encoder: Any = AutoModel.from_pretrained(
-        str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-    )
+    return AutoModel.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+
+
+def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = False) -> Any:
+    """A classifier on the encoder in a folder, see `build_classifier`."""
+    encoder = encoder_of(folder)
     return build_classifier(encoder, encoder.config.hidden_size, labels, seed=seed, each_token=each_token)
 
 
 class EncoderRun(TaskRun[A]):
-    """A run that trains a classifier on an encoder; `outputs` say what each of its numbers means.
+    """A run that trains an encoder, by default as a classifier; `outputs` say what each of its numbers means.
 
     Args:
         job: the run.
@@ -77,8 +80,15 @@ class EncoderRun(TaskRun[A]):
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool], outputs: Sequence[str]) -> None:
         super().__init__(job, material, should_stop)
         self.outputs = list(outputs)
-        seed = job.spec.optimization.seed
-        self._model = classifier_of(material.base_folder, len(outputs), seed=seed, each_token=self.EACH_TOKEN)
+        self._model = self.make_model(material.base_folder, job.spec.optimization.seed, self.outputs)
+
+    def make_model(self, folder: Path, seed: int, outputs: Sequence[str]) -> Any:
+        """The module that is trained, on the encoder in a folder; it has that as `encoder`."""
+        return classifier_of(folder, len(outputs), seed=seed, each_token=self.EACH_TOKEN)
+
+    def save_build(self, model: Any, path: Path) -> None:
+        """Writes the fp32 build of a trained module."""
+        encoder_builds.save_fp32(with_embedding(model), path, vocabulary=model.encoder.config.vocab_size)
 
     @abstractmethod
     def objective(self, tokens: Sequence[Tokens]) -> Objective:
@@ -96,7 +106,8 @@ class EncoderRun(TaskRun[A]):
         """See `TaskRun`."""
         model = self._model
         model.encoder = self.job.spec.method.adapt(model.encoder)
-        model.head.requires_grad_(True)
+        if (head := getattr(model, "head", None)) is not None:
+            head.requires_grad_(True)
         model.to(self.material.device)
         objective = self.objective(self._tokens(self.material.tokenizer, self.job.spec.task, self.material.train))
         return Trainable(model, model.encoder, objective)
@@ -134,34 +145,17 @@ class EncoderRun(TaskRun[A]):
         outputs: list[str] = json.loads((folder / _OUTPUTS).read_text(encoding="utf-8"))
         base = BaseModels(self.job.models_dir, self.job.downloads_dir).prepare(champion.spec.base_model)
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        model = classifier_of(base, len(outputs), seed=0, each_token=self.EACH_TOKEN)
+        model = self.make_model(base, 0, outputs)
         _load_weights(model, folder)
         return self._ask(model.to(self.material.device).eval(), tokenizer, champion.spec.task, outputs, rows)
 
     def compress(self, tuned: Sequence[A]) -> Builds:
         """See `TaskRun`."""
         job, spec, task = self.job, self.job.spec, self.job.spec.task
-        holdout = self._tokens(self.material.tokenizer, task, self.material.holdout)
-        probes = self._tokens(self.material.tokenizer, task, [{"text": text} for text in PROBE_TEXTS])
         phase = Phase(job, "compress", len(spec.variants) + len(spec.students), "builds")
         folders = self._build()
-
-        def measure() -> dict[str, Any]:
-            return {
-                name: {
-                    "answers": self.named(item.answers, self.outputs, holdout),
-                    "probes": [self.compared_as(each) for each in self.named(item.probes, self.outputs, probes)],
-                    "latency_p50_ms": item.latency_p50_ms,
-                    "examples_per_second": item.examples_per_second,
-                }
-                for name, item in encoder_builds.measure(
-                    folders, [text.ids for text in holdout], [text.ids for text in probes]
-                ).items()
-            }
-
-        measured = kept(job.folder / "eval" / "builds.json", measure)
-        found = {name: [self.compared_as(answer) for answer in measured[name]["answers"]] for name in folders}
-        same = agreement([self.compared_as(answer) for answer in tuned], found)
+        measured: dict[str, Any] = kept(job.folder / "eval" / "builds.json", partial(self.measured, folders))
+        parity = self.parity(tuned, {name: measured[name]["answers"] for name in folders})
         variants = []
         for name, path in folders.items():
             manifest = {
@@ -172,7 +166,7 @@ class EncoderRun(TaskRun[A]):
                 "labels": self.outputs,
                 "max_input_tokens": task.max_input_tokens,
                 "embedding_size": encoder_builds.embedding_size(path),
-                SAME: same[name],
+                parity.name: parity.of[name],
             }
             item = measured[name]
             digest, size = seal(job, path, manifest, item.get("probes"))
@@ -180,7 +174,31 @@ class EncoderRun(TaskRun[A]):
             speed = {key: item[key] for key in ("examples_per_second", "latency_p50_ms")}
             variants.append(Variant(name, path.as_uri(), digest, size, quality, **speed))
         phase.end()
-        return Builds(tuple(variants), figures(same), parity_warnings(same))
+        return Builds(tuple(variants), parity.figures, parity.warnings)
+
+    def measured(self, folders: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+        """The answers of each build to the hold-out and, as they are compared, to the probes; and its speed."""
+        holdout = self._tokens(self.material.tokenizer, self.job.spec.task, self.material.holdout)
+        probes = self._probes()
+        found = encoder_builds.measure(folders, [text.ids for text in holdout], [text.ids for text in probes])
+        return {
+            name: {
+                "answers": self.named(item.answers, self.outputs, holdout),
+                "probes": [self.compared_as(each) for each in self.named(item.probes, self.outputs, probes)],
+                "latency_p50_ms": item.latency_p50_ms,
+                "examples_per_second": item.examples_per_second,
+            }
+            for name, item in found.items()
+        }
+
+    def parity(self, tuned: Sequence[A], builds: Mapping[str, Sequence[A]]) -> Parity:
+        """How much the builds answer as the tuned model does: the share of equal answers to the hold-out."""
+        found = {name: [self.compared_as(answer) for answer in answers] for name, answers in builds.items()}
+        same = agreement([self.compared_as(answer) for answer in tuned], found)
+        return Parity(SAME, same, parity_warnings(same))
+
+    def _probes(self) -> list[Tokens]:
+        return self._tokens(self.material.tokenizer, self.job.spec.task, [{"text": text} for text in PROBE_TEXTS])
 
     def _build(self) -> dict[str, Path]:
         """Creates the missing builds."""
@@ -219,7 +237,7 @@ class EncoderRun(TaskRun[A]):
         return [text.ids for text in self._tokens(self.material.tokenizer, self.job.spec.task, self.material.train)]
 
     def _export(self, model: Any, path: Path) -> None:
-        encoder_builds.save_fp32(with_embedding(model.to("cpu")), path, vocabulary=model.encoder.config.vocab_size)
+        self.save_build(model.to("cpu"), path)
         self.material.tokenizer.save_pretrained(str(path))
 
     def _quantize(self, fp32: Path, path: Path, calibration: Sequence[list[int]]) -> None:
@@ -227,19 +245,26 @@ class EncoderRun(TaskRun[A]):
         self.material.tokenizer.save_pretrained(str(path))
 
     def _ask(self, model: Any, tokenizer: Any, task: Task, outputs: Sequence[str], rows: Rows) -> list[A]:
+        tokens = self._tokens(tokenizer, task, rows)
+        return self.named(self._read(model, tokenizer, tokens, _label_numbers), outputs, tokens)
+
+    def _read(
+        self, model: Any, tokenizer: Any, tokens: Sequence[Tokens], answers: Callable[[Any], list[Any]]
+    ) -> list[Any]:
+        """What a module gives for texts, in batches; `answers` makes a JSON value for each text of a batch of it."""
         import torch
 
-        device, tokens = self.material.device, self._tokens(tokenizer, task, rows)
+        device = self.material.device
         phase = Phase(self.job, "evaluate", len(tokens), "texts")
         found: list[Any] = []
         with torch.inference_mode():
             for start in range(0, len(tokens), _BATCH):
                 batch, mask = pad_right([text.ids for text in tokens[start : start + _BATCH]], tokenizer.pad_token_id)
-                found += model(batch.to(device), mask.to(device)).argmax(-1).tolist()
+                found += answers(model(batch.to(device), mask.to(device)))
                 phase.advance(len(found))
                 check_stop(self.should_stop)
         phase.end()
-        return self.named(found, outputs, tokens)
+        return found
 
     def _tokens(self, tokenizer: Any, task: Task, rows: Rows) -> list[Tokens]:
         encoded = tokenizer(
@@ -256,6 +281,11 @@ class EncoderRun(TaskRun[A]):
             Tokens(list(ids), [(start, end) for start, end in offsets])
             for ids, offsets in zip(encoded["input_ids"], places, strict=True)
         ]
+
+
+def _label_numbers(logits: Any) -> list[Any]:
+    found: list[Any] = logits.argmax(-1).tolist()
+    return found
 
 
 def _load_weights(model: Any, folder: Path) -> None:

@@ -38,6 +38,7 @@ _LOADED = (
     "pyarrow.parquet",
     "services.training.worker.generation",
     "services.training.worker.text_classification",
+    "services.training.worker.text_embedding",
     "services.training.worker.token_classification",
 )
 """What a run imports that takes long; anything else is imported by the fork."""

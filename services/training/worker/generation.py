@@ -26,7 +26,7 @@ from services.training.engine.prompts import prompts_of, training_pairs
 from services.training.engine.tasks import Pair
 from services.training.worker.champion import Rows
 from services.training.worker.objectives import agreement_with_people, objective_of
-from services.training.worker.parity import SAME, agreement, figures, parity_warnings
+from services.training.worker.parity import SAME, Parity, agreement, parity_warnings
 from services.training.worker.phases import (
     Material,
     Phase,
@@ -154,7 +154,8 @@ class GenerationRun(TaskRun[str]):
                 )
             )
         phase.end()
-        return Builds(tuple(variants), figures(same), parity_warnings(same), loss_per_token(losses))
+        parity = Parity(SAME, same, parity_warnings(same))
+        return Builds(tuple(variants), parity.figures, parity.warnings, loss_per_token(losses))
 
     def compared(
         self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None

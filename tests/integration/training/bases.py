@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,27 @@ def write_marked(folder: Path) -> Path:
         text = " ".join(words)
         rows.append({"record_id": f"rec_{number:03}", "source": "test", "text": text, "spans": json.dumps(spans)})
     return write_snapshot(folder, rows[24:], rows[:24])
+
+
+def write_titled(folder: Path) -> Path:
+    """A snapshot whose titles, and some hard negatives, consist of the two good or bad words of each text."""
+    pairs = list(combinations((*GOOD, *BAD), 2))
+    rows = []
+    for number in range(112):
+        pair = pairs[number * 5 % len(pairs)]
+        words = [_NEUTRAL[(number * 3 + at) % 8] for at in range(6)]
+        words[number % 3] = pair[0]
+        words[3 + number % 2] = pair[1]
+        rows.append(
+            {
+                "record_id": f"rec_{number:03}",
+                "source": "test",
+                "text": " ".join(words),
+                "title": " ".join(pair),
+                "other": "" if number % 4 else " ".join((pair[0], pairs[(number + 9) % len(pairs)][1])),
+            }
+        )
+    return write_snapshot(folder, rows[28:], rows[:28])
 
 
 def write_snapshot(folder: Path, train: Sequence[dict[str, str]], holdout: Sequence[dict[str, str]]) -> Path:

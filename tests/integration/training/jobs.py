@@ -10,7 +10,7 @@ from typing import Any
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Report
-from services.training.domain.tasks import GenerationTask, TokenClassificationTask, VariantName
+from services.training.domain.tasks import GenerationTask, TextEmbeddingTask, TokenClassificationTask, VariantName
 from services.training.domain.training_spec import Method, Optimization, TrainingSpec
 from services.training.engine.methods.full import Full
 from services.training.worker.ranks import Ranks
@@ -47,6 +47,22 @@ def marker_spec(model: Path, snapshot: Path) -> TrainingSpec:
         optimization=Optimization(max_steps=40, batch_size=16, learning_rate=0.01, checkpoint_every=20),
         variants=_builds("fp32", "int8"),
     )
+
+
+def embedding_spec(model: Path, snapshot: Path, **changes: Any) -> TrainingSpec:
+    """A small run that finds the titles of `write_titled`; `changes` replace fields of the spec."""
+    spec = TrainingSpec(
+        model_name="titles",
+        base_model=str(model),
+        dataset_name="datasets/titled/versions/1",
+        dataset_uri=snapshot.as_uri(),
+        dataset_digest="0" * 64,
+        task=TextEmbeddingTask("title", 32),
+        method=Full(),
+        optimization=Optimization(max_steps=40, batch_size=16, learning_rate=0.003, checkpoint_every=20),
+        variants=_builds("fp32", "int8"),
+    )
+    return replace(spec, **changes)
 
 
 def _builds(*names: VariantName) -> tuple[VariantName, ...]:

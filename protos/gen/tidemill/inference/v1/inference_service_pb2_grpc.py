@@ -134,7 +134,7 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Embed(self, request, context):
-        """Turns texts into vectors, by the encoder of a classifier. Vectors of two versions cannot be compared: without a
+        """Turns texts into vectors, by an encoder that was trained for it or to classify. Vectors of two versions cannot be compared: without a
         version the serving one answers, never a canary.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

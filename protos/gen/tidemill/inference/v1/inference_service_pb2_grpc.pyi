@@ -36,7 +36,7 @@ class InferenceServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]
     """Classifies texts."""
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]
-    """Turns texts into vectors, by the encoder of a classifier. Vectors of two versions cannot be compared: without a
+    """Turns texts into vectors, by an encoder that was trained for it or to classify. Vectors of two versions cannot be compared: without a
     version the serving one answers, never a canary.
     """
     Generate: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]
@@ -84,7 +84,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Predict: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.PredictRequest, _inference_service_pb2.PredictResponse]  # type: ignore[assignment]
     """Classifies texts."""
     Embed: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.EmbedRequest, _inference_service_pb2.EmbedResponse]  # type: ignore[assignment]
-    """Turns texts into vectors, by the encoder of a classifier. Vectors of two versions cannot be compared: without a
+    """Turns texts into vectors, by an encoder that was trained for it or to classify. Vectors of two versions cannot be compared: without a
     version the serving one answers, never a canary.
     """
     Generate: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.GenerateRequest, _inference_service_pb2.GenerateResponse]  # type: ignore[assignment]
@@ -141,7 +141,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.EmbedRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.EmbedResponse, _abc.Awaitable[_inference_service_pb2.EmbedResponse]]:
-        """Turns texts into vectors, by the encoder of a classifier. Vectors of two versions cannot be compared: without a
+        """Turns texts into vectors, by an encoder that was trained for it or to classify. Vectors of two versions cannot be compared: without a
         version the serving one answers, never a canary.
         """
 

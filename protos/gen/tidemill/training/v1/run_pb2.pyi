@@ -207,6 +207,53 @@ class TokenClassificationTask(_message.Message):
 Global___TokenClassificationTask: _TypeAlias = TokenClassificationTask  # noqa: Y015
 
 @_typing.final
+class TextEmbeddingTask(_message.Message):
+    """Embedding texts with an encoder, so that texts that belong together lie close: a text and its positive, such as a title and
+    its article. Of each text the positives of the other examples of its batch are the negatives (InfoNCE, van den Oord et
+    al. 2018, arXiv:1807.03748; Sentence-Transformers' MultipleNegativesRankingLoss), so large batches teach more.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITIVE_FIELD_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    NEGATIVE_FIELD_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_FIELD_NUMBER: _builtins.int
+    DIMENSIONS_FIELD_NUMBER: _builtins.int
+    positive_field: _builtins.str
+    """Column with the positive: a text that belongs to the record's text and has to be found by it, for example `title`."""
+    max_input_tokens: _builtins.int
+    """Longest text in tokens, whichever column it is in; longer texts are cut."""
+    negative_field: _builtins.str
+    """Column with a hard negative: a text that looks like the positive and is none. It is a negative of every text of the
+    batch; a record may have none. No such column when empty.
+    """
+    temperature: _builtins.float
+    """Cosines are divided by it before the softmax; 0.05 when zero. A lower one attends more to the nearest negatives."""
+    @_builtins.property
+    def dimensions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Widths, below the encoder's, at which the first numbers of a vector are to be an embedding, too (Matryoshka, Kusupati et
+        al. 2022, arXiv:2205.13147): what callers ask for by `dimensions`. The loss is the mean over these and the whole width.
+        """
+
+    def __init__(
+        self,
+        *,
+        positive_field: _builtins.str = ...,
+        max_input_tokens: _builtins.int = ...,
+        negative_field: _builtins.str = ...,
+        temperature: _builtins.float = ...,
+        dimensions: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dimensions", b"dimensions", "max_input_tokens", b"max_input_tokens", "negative_field", b"negative_field", "positive_field", b"positive_field", "temperature", b"temperature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TextEmbeddingTask: _TypeAlias = TextEmbeddingTask  # noqa: Y015
+
+@_typing.final
 class LoraMethod(_message.Message):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -636,6 +683,7 @@ class TrainingSpec(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     TEXT_CLASSIFICATION_FIELD_NUMBER: _builtins.int
     TOKEN_CLASSIFICATION_FIELD_NUMBER: _builtins.int
+    TEXT_EMBEDDING_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
@@ -671,6 +719,10 @@ class TrainingSpec(_message.Message):
     @_builtins.property
     def token_classification(self) -> Global___TokenClassificationTask:
         """Named parts of a text."""
+
+    @_builtins.property
+    def text_embedding(self) -> Global___TextEmbeddingTask:
+        """Vectors of texts."""
 
     @_builtins.property
     def lora(self) -> Global___LoraMethod:
@@ -716,6 +768,7 @@ class TrainingSpec(_message.Message):
         generation: Global___GenerationTask | None = ...,
         text_classification: Global___TextClassificationTask | None = ...,
         token_classification: Global___TokenClassificationTask | None = ...,
+        text_embedding: Global___TextEmbeddingTask | None = ...,
         lora: Global___LoraMethod | None = ...,
         full: Global___FullMethod | None = ...,
         plugin: Global___PluginMethod | None = ...,
@@ -729,13 +782,13 @@ class TrainingSpec(_message.Message):
         strategy: Global___Strategy.ValueType = ...,
         processes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "text_embedding", b"text_embedding", "token_classification", b"token_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "processes", b"processes", "prompt_tuning", b"prompt_tuning", "strategy", b"strategy", "task", b"task", "text_classification", b"text_classification", "token_classification", b"token_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "processes", b"processes", "prompt_tuning", b"prompt_tuning", "strategy", b"strategy", "task", b"task", "text_classification", b"text_classification", "text_embedding", b"text_embedding", "token_classification", b"token_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning", "dpo", "kto"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification", "token_classification"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification", "token_classification", "text_embedding"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...
