@@ -252,6 +252,25 @@ def test_spans_are_not_augmented(write: Write) -> None:
     assert "offsets of token_classification's spans" in line
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("gate:", "capture: {}\ngate:", "the embeddings of training.text_embedding are none"),
+        ("preference: fastest", "canary: {}", "those of two cannot be compared"),
+        ("batch_size: 32", "batch_size: 1", "text_embedding needs 2 or more"),
+        ("compression: {", "strategy: ddp\n  processes: 2\n  compression: {", "text_embedding has single only"),
+        ("[fp32, int8]}", "[fp32], students: [{layers: 2}]}", "for text_classification and token_classification only"),
+        ("positive_field: headline", "positive_field: text", "two columns other than text"),
+        ("dimensions: [128]", "dimensions: [0]", "dimensions[0]"),
+    ],
+)
+def test_what_embeddings_do_not_have_is_refused_with_the_field(write: Write, old: str, new: str, said: str) -> None:
+    text = (Path(__file__).parents[3] / "pipelines" / "search.yaml").read_text(encoding="utf-8")
+    assert load_pipeline(write(text)).spec.training.text_embedding.positive_field == "headline"
+    assert old in text
+    assert said in "\n".join(wrong(write(text.replace(old, new))))
+
+
 def test_a_written_spec_comes_back(write: Write) -> None:
     spec = load_pipeline(write(GOOD)).spec
     again = write(yaml.safe_dump(MessageToDict(spec, preserving_proto_field_name=True)))

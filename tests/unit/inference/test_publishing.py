@@ -224,6 +224,17 @@ def test_a_version_is_a_folder_of_its_own_with_code_and_a_copy_of_its_weights(ha
     assert not list((harness.folder / "staging").iterdir())
 
 
+def test_a_build_that_embeds_needs_no_labels_but_the_width_of_its_vectors(harness: Harness) -> None:
+    publishing = harness.publishing()
+    with pytest.raises(InvalidArgumentError, match="must name its embedding_size"):
+        publishing.publish("m", harness.build("narrow", task="text_embedding", labels=[]))
+    publishing.publish("m", harness.build("one", task="text_embedding", labels=[], embedding_size=32))
+    folder = harness.root / "m.1"
+    assert "tidemill_model.text_embedding" in (folder / "1" / "model.py").read_text()
+    assert 'name: "embedding"' in (folder / "config.pbtxt").read_text()
+    assert 'name: "label"' not in (folder / "config.pbtxt").read_text()
+
+
 def test_copies_of_builds_are_closed_as_the_umask_says(harness: Harness) -> None:
     """In a mesh it is 077; tests/conftest.py undoes it."""
     os.umask(0o077)

@@ -219,7 +219,7 @@ def test_a_base_model_that_cannot_be_used_is_refused_by_field(
 
 def test_known_base_models_of_the_right_kind_are_the_choice(harness: Harness) -> None:
     advising = Advising(_Models(), harness.store, harness.machine, FakeMeasuredDevice())
-    for task, base in (("text_classification", "bge"), ("generation", "smollm2")):
+    for task, base in (("text_classification", "bge"), ("text_embedding", "bge"), ("generation", "smollm2")):
         found = advising.advise(Wishes(task))
         assert {each.base_model for each in found.candidates} == {base}
         assert found.device.measured

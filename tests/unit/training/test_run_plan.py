@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, Q
 
 from services.kit.errors import InvalidArgumentError
 from services.training.domain.machine import Machine
-from services.training.domain.tasks import GenerationTask, TextClassificationTask
+from services.training.domain.tasks import GenerationTask, TextClassificationTask, TextEmbeddingTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.low_rank import LowRank
 from services.training.engine.methods import make_method, names
@@ -115,6 +115,18 @@ def test_a_preference_reads_two_answers_of_each_example() -> None:
     dpo = plan_run(_spec("dpo", rejected_field="other", batch=4), config, machine)
     lora = plan_run(_spec("lora", batch=8), config, machine)
     assert dpo.chosen.memory.activations == lora.chosen.memory.activations
+
+
+def test_an_embedding_reads_a_text_and_its_positive_and_keeps_two_in_a_batch() -> None:
+    config, machine = _config(_model("bert")), Machine("cpu", 16 * 10**9)
+    labelled = plan_run(replace(_spec(batch=8), task=TextClassificationTask("label")), config, machine)
+    embedding = replace(_spec(batch=4), task=TextEmbeddingTask("title"))
+    assert plan_run(embedding, config, machine).chosen.memory.activations == labelled.chosen.memory.activations
+    negatives = replace(embedding, task=TextEmbeddingTask("title", negative_field="wrong"))
+    more = plan_run(negatives, config, machine).chosen.memory.activations
+    assert more > labelled.chosen.memory.activations
+    nearest = plan_run(embedding, config, Machine("cpu", 10**6)).nearest
+    assert "no smaller batch" in nearest, "a batch of one is not offered"
 
 
 def test_a_model_of_another_kind_is_refused_with_the_field() -> None:
