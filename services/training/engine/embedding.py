@@ -69,7 +69,7 @@ class ContrastiveObjective:
     """Cross entropy of each text's positive among the positives and hard negatives of its batch.
 
     InfoNCE with in-batch negatives (van den Oord et al. 2018, arXiv:1807.03748), as Sentence-Transformers'
-    MultipleNegativesRankingLoss. What is a positive of the same text somewhere in the data is no negative of it.
+    MultipleNegativesRankingLoss. What is a positive of the same text somewhere in the data is left out of those.
     """
 
     def __init__(

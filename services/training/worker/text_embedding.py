@@ -61,8 +61,8 @@ class TextEmbeddingRun(EncoderRun[Vectors]):
         self._check_positives(part, rows)
         if len({row[self._task.positive_field] for row in rows}) < 2:
             wrong = (
-                f"column {self._task.positive_field!r} has one text only in the {len(rows)} {part} records, and a text "
-                "is told from others; two or more are needed"
+                f"column {self._task.positive_field!r} has one text only in the {len(rows)} {part} records, and "
+                "others are its negatives; two or more are needed"
             )
             raise _refused("positive_field", wrong)
 

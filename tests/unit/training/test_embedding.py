@@ -1,4 +1,4 @@
-"""The loss of embeddings beside a plain one, what is no negative, and ranks of positives."""
+"""The loss of embeddings beside a plain one, what does not count as a negative, and ranks of positives."""
 
 from __future__ import annotations
 
