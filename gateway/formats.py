@@ -15,7 +15,9 @@ _METRICS = {
     "rouge_l": "ROUGE-L",
     "accuracy": "accuracy",
     "macro_f1": "macro F1",
+    "micro_f1": "micro F1",
     "entity_f1": "entity F1",
+    "quadratic_weighted_kappa": "quadratic weighted kappa",
     "mrr_at_10": "MRR@10",
 }
 _SIZES = ("B", "kB", "MB", "GB", "TB")

@@ -43,7 +43,7 @@ _LEFT_OUT = ("model_name", "dataset", "evaluation")
 
 
 def advise(
-    task: Annotated[str, typer.Option(help="generation, text_classification, token_classification or text_embedding.")],
+    task: Annotated[str, typer.Option(help="A task of `training`, for example text_classification.")],
     device: Annotated[str, typer.Option(help="edge, mobile or server (assumed), or here (measured).")] = "here",
     goal: Annotated[
         str,

@@ -118,7 +118,10 @@ def predict(
             table.add_row()
             continue
         text = Text(" ".join(line.split()), no_wrap=True, overflow="ellipsis")
-        table.add_row(prediction.label, f"{prediction.score:.3f}", text, prediction.answer)
+        score = f"{prediction.score:.3f}" if prediction.label else ""
+        table.add_row(prediction.label, score, text, prediction.answer)
+        for label in prediction.labels:
+            table.add_row(label, f"{prediction.scores[label]:.3f}")
         for span in prediction.spans:
             table.add_row(span.label, f"{span.score:.3f}", Text(line[span.start : span.end]))
     print_whole(table)

@@ -462,6 +462,7 @@ class Prediction(ReadText):
     label: str
     score: float = Field(description="probability of the label")
     scores: dict[str, float] = Field(description="probability of every label")
+    labels: list[str] = Field([], description="what a model of multi-label classification assigned, best first")
     spans: list[Span] = Field([], description="what a model of token classification found")
     model_version: str = Field("", description="the version that answered: with a cascade, of this or the larger model")
 

@@ -45,6 +45,7 @@ def predict_routes(plane: DataPlane) -> APIRouter:
                     truncated=bool(item.truncated_tokens),
                     truncated_tokens=item.truncated_tokens,
                     model_version=item.model_version,
+                    labels=list(item.labels),
                 )
                 for item in found.predictions
             ],

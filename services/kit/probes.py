@@ -31,7 +31,9 @@ MAX_TOKENS = 8
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """Texts, and what the build answered when it was made: a text, a label, `spans_answer` or `vector_answer`."""
+    """Texts, and what the build answered when it was made: a text, a label, `labels_answer`, `spans_answer` or
+    `vector_answer`.
+    """
 
     texts: tuple[str, ...]
     answers: tuple[str, ...]

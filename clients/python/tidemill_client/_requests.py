@@ -115,6 +115,7 @@ def predictions(responses: Iterable[Any]) -> Predictions:
                 item.truncated_tokens,
                 [Span(span.start, span.end, span.label, span.score) for span in item.spans],
                 item.model_version,
+                list(item.labels),
             )
             for item in response.predictions
         ]

@@ -106,6 +106,8 @@ class Prediction(ReadText):
     """Of a model that finds named parts; it gives no label."""
     model_version: str = ""
     """The version that answered this text: with a cascade, of this model or of the larger one."""
+    labels: Sequence[str] = ()
+    """What a model that assigns several labels assigned, the highest score first; it gives no `label`."""
 
 
 class Predictions(list[Prediction]):

@@ -72,6 +72,12 @@ def _classification(config: pb.ModelConfig, build: Build) -> None:
     _encoder(config, build)
 
 
+def _multi_label_classification(config: pb.ModelConfig, build: Build) -> None:
+    config.output.add(name="labels_json", data_type=_STRING, dims=[1])
+    config.output.add(name="scores", data_type=_FP32, dims=[len(build.labels)])
+    _encoder(config, build)
+
+
 def _token_classification(config: pb.ModelConfig, build: Build) -> None:
     config.output.add(name="spans_json", data_type=_STRING, dims=[1])
     _encoder(config, build)
@@ -106,6 +112,12 @@ TASKS: Mapping[Task, TaskSupport] = {
         module="classification",
         configure=_classification,
         min_labels=2,
+    ),
+    Task.MULTI_LABEL_CLASSIFICATION: TaskSupport(
+        files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),
+        module="multi_label_classification",
+        configure=_multi_label_classification,
+        min_labels=1,
     ),
     Task.TOKEN_CLASSIFICATION: TaskSupport(
         files=(ENCODER, weights_of(ENCODER), "tokenizer.json"),

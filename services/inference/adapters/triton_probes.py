@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from services.inference.domain.model import ModelVersion
 from services.kit.engine import INVALID
+from services.kit.labels import labels_answer
 from services.kit.probes import Probes, spans_answer, vector_answer
 from services.serving.adapters.triton_errors import DIED, triton_unavailable
 from services.serving.adapters.triton_tensors import (
@@ -29,6 +31,7 @@ from services.serving.domain.answer import Prompt, Sampling, Task
 _ANSWER_S = 120.0
 _OUTPUTS = {
     Task.TEXT_CLASSIFICATION: "label",
+    Task.MULTI_LABEL_CLASSIFICATION: "labels_json",
     Task.TOKEN_CLASSIFICATION: "spans_json",
     Task.TEXT_EMBEDDING: "embedding",
 }
@@ -49,9 +52,11 @@ def ask(stub: Any, version: ModelVersion, probes: Probes) -> Sequence[str]:
         for at in range(0, len(texts), MAX_BATCH)
         for answer in _read(stub, version, texts[at : at + MAX_BATCH], output)
     ]
-    if output != "spans_json":
-        return found
-    return [spans_answer((span.start, span.end, span.label) for span in spans_of_text(text)) for text in found]
+    if output == "labels_json":
+        return [labels_answer(json.loads(text)) for text in found]
+    if output == "spans_json":
+        return [spans_answer((span.start, span.end, span.label) for span in spans_of_text(text)) for text in found]
+    return found
 
 
 def _read(stub: Any, version: ModelVersion, texts: Sequence[str], output: str) -> Sequence[str]:

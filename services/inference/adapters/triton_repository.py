@@ -24,7 +24,7 @@ from services.inference import triton_models
 from services.inference.adapters.tasks import TASKS
 from services.inference.adapters.triton_config import render_config
 from services.inference.domain.model import ModelVersion
-from services.kit import engine, json_grammar, prompts, spans
+from services.kit import engine, json_grammar, labels, prompts, spans
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from services.kit.ids import new_id
 from services.kit.probes import Probes
@@ -240,7 +240,7 @@ def _code(task: Task) -> dict[str, bytes]:
     entry = _ENTRY.format(package=CODE_PACKAGE, module=TASKS[task].module)
     package = Path(triton_models.__file__).parent
     # The kit's own modules, in place of those that only name them.
-    shared = (Path(str(module.__file__)) for module in (engine, json_grammar, prompts, spans))
+    shared = (Path(str(module.__file__)) for module in (engine, json_grammar, labels, prompts, spans))
     files = {path.name: path for path in (*sorted(package.glob("*.py")), *shared)}
     modules = {f"{CODE_PACKAGE}/{name}": path.read_bytes() for name, path in files.items()}
     return {"model.py": entry.encode(), **modules}

@@ -25,7 +25,8 @@ class ReadTexts:
     """Texts that were read, each as far as the model reads.
 
     `probabilities` are of each text, fp32 [labels], or [tokens, labels] of a model that labels tokens, and empty of one
-    that labels nothing; `embeddings` fp32 [texts, width], where the build gives them.
+    that labels nothing; they add up to 1 unless each label is independent of the others. `embeddings` fp32 [texts,
+    width], where the build gives them.
     """
 
     encodings: list[Any]
@@ -39,8 +40,11 @@ class Encoder:
     tokenizer, its manifest.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, independent: bool = False) -> None:
+        """`independent`: whether each label has a probability of its own, which says nothing about the others."""
         from tokenizers import Tokenizer
+
+        self._probabilities = _sigmoid if independent else _softmax
 
         manifest = manifest_of(folder)
         self.labels: list[str] = manifest["labels"]
@@ -80,8 +84,7 @@ class Encoder:
         outputs = self._request.infer({"input_ids": tokens, "attention_mask": mask})
         if self._labels_texts:
             logits: Array = outputs[LOGITS].astype(np.float32)
-            exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-            shares = (exponents / exponents.sum(axis=-1, keepdims=True)).astype(np.float32)
+            shares = self._probabilities(logits)
             for row, at in enumerate(group):
                 found.probabilities[at] = shares[row]
         if found.embeddings is not None:
@@ -91,6 +94,9 @@ class Encoder:
 class EncoderModel:
     """A model as Triton's Python backend calls it. Triton's own warm-up runs before it is ready."""
 
+    independent = False
+    """Whether each label has a probability of its own."""
+
     def initialize(self, args: dict[str, str]) -> None:
         """Loads the build beside this code."""
         folder = Path(args["model_repository"]) / args["model_version"] / "build"
@@ -98,7 +104,7 @@ class EncoderModel:
         self._tracing = ModelTracing(
             args["model_name"], args["model_version"], otlp_endpoint(config), pb_utils.Logger.log_info
         )
-        self.encoder = Encoder(folder)
+        self.encoder = Encoder(folder, independent=self.independent)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers a batch of requests, each with its own texts; one that cannot be read fails alone."""
@@ -128,6 +134,18 @@ class EncoderModel:
     def finalize(self) -> None:
         """Sends the last spans."""
         self._tracing.shutdown()
+
+
+def _softmax(logits: Array) -> Array:
+    exponents: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares: Array = (exponents / exponents.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def _sigmoid(logits: Array) -> Array:
+    # No overflow for logits far below zero.
+    shares: Array = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
+    return shares
 
 
 def _response(request: Any, outputs: dict[str, Array], part: slice, error: str) -> Any:

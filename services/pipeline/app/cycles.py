@@ -122,7 +122,7 @@ class Cycles:
     def _check_judges(self, spec: PipelineSpec) -> None:
         place = "spec.capture.judges"
         judges = spec.capture.judges if spec.capture is not None else ()
-        check_judges(judges, place, classifies="text_classification" in spec.training)
+        check_judges(judges, place, classifies=spec.classifies)
         wanted = spec.plan.comparison.judge if spec.plan is not None else ""
         if wanted and wanted not in {judge.name for judge in judges}:
             raise wrong("spec.rollout.ab.judge", f"capture.judges names no {wanted!r}")

@@ -77,8 +77,14 @@ class PipelineSpec:
     def target_field(self) -> str:
         """The attribute that training learns to give: of a writer its text, of a classifier the label."""
         generation = self.training.get("generation") or {}
-        classification = self.training.get("text_classification") or {}
+        kinds = ("text_classification", "ordinal_classification")
+        classification: Json = next((found for kind in kinds if (found := self.training.get(kind))), {})
         return str(generation.get("target_field") or classification.get("label_field") or "")
+
+    @property
+    def classifies(self) -> bool:
+        """Whether an answer is one label of a text."""
+        return not self.training.keys().isdisjoint(("text_classification", "ordinal_classification"))
 
     @property
     def feedback_source(self) -> str:

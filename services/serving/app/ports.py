@@ -93,7 +93,7 @@ class Served:
             "predict",
             latency_ms,
             now,
-            label=found.label,
+            label=found.noted,
             score=found.score,
             role=version.role,
         )

@@ -190,7 +190,13 @@ class Serving:
             InvalidArgumentError: `dimensions` is more than there are, or a text must not be truncated.
         """
         asked = asked if asked.version else replace(asked, version=CHAMPION)
-        choice = self.choose(asked, Task.TEXT_EMBEDDING, Task.TEXT_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+        choice = self.choose(
+            asked,
+            Task.TEXT_EMBEDDING,
+            Task.TEXT_CLASSIFICATION,
+            Task.MULTI_LABEL_CLASSIFICATION,
+            Task.TOKEN_CLASSIFICATION,
+        )
         _check_dimensions(choice.version, dimensions)
         try:
             rows = await self._server.embed(choice.version, texts)

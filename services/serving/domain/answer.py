@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from services.kit.labels import assigned, labels_answer
 from services.kit.spans import Span
 
 
@@ -16,6 +17,7 @@ class Task(StrEnum):
 
     GENERATION = "generation"
     TEXT_CLASSIFICATION = "text_classification"
+    MULTI_LABEL_CLASSIFICATION = "multi_label_classification"
     TOKEN_CLASSIFICATION = "token_classification"  # noqa: S105 - a task
     TEXT_EMBEDDING = "text_embedding"
 
@@ -116,7 +118,7 @@ class Embedded(ReadText):
 
 @dataclass(frozen=True, slots=True)
 class Classified:
-    """A classifier's result for a text; the scores of all labels add up to 1."""
+    """A classifier's result for a text; the scores of all labels add up to 1, unless a text has several."""
 
     label: str
     score: float
@@ -124,6 +126,13 @@ class Classified:
     text: ReadText = ReadText()
     spans: tuple[Span, ...] = ()
     """What a model for token classification found, in the order of the text; such a model gives no label."""
+    labels: tuple[str, ...] | None = None
+    """What a model for multi-label classification assigned, the highest score first; None of another model."""
+
+    @property
+    def noted(self) -> str:
+        """What is recorded as the label of the answer: the label, or the labels, equal for equal sets."""
+        return self.label if self.labels is None else labels_answer(self.labels)
 
 
 def classified(labels: Sequence[str], text: Scored) -> Classified:
@@ -131,6 +140,12 @@ def classified(labels: Sequence[str], text: Scored) -> Classified:
     named = dict(zip(labels, text.scores, strict=True))
     label = max(named, key=lambda name: named[name])
     return Classified(label, named[label], named, text)
+
+
+def multi_labelled(labels: Sequence[str], text: Scored) -> Classified:
+    """Names the scores of a text, each of which decides about its own label."""
+    named = dict(zip(labels, text.scores, strict=True))
+    return Classified("", 0.0, named, text, labels=tuple(assigned(labels, text.scores)))
 
 
 class FinishReason(StrEnum):

@@ -26,7 +26,7 @@ SERVICE = "tidemill.inference.v1.InferenceService"
 
 USER = "x-user-id"
 """Metadata, and header, with the user whom an answer is for: one user gets the answers of one version."""
-_PREDICTING = (Task.TEXT_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
+_PREDICTING = (Task.TEXT_CLASSIFICATION, Task.MULTI_LABEL_CLASSIFICATION, Task.TOKEN_CLASSIFICATION)
 VERSION, ROLE = "x-model-version", "x-model-role"
 """Trailing metadata, and headers, with the version that answered and its role."""
 

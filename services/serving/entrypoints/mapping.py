@@ -135,6 +135,7 @@ def prediction_to(item: AnsweredPrediction) -> pb.Prediction:
         prompt_tokens=found.text.prompt_tokens,
         truncated_tokens=found.text.truncated_tokens,
         model_version=item.version.name,
+        labels=found.labels or (),
     )
 
 

@@ -86,9 +86,14 @@ class EncoderMeasurement:
         return len(self.seconds) / sum(self.seconds)
 
 
+def highest(logits: Any) -> Any:
+    """The number of the highest of logits [..., labels]."""
+    return logits.argmax(axis=-1).tolist()
+
+
 def label_numbers(outputs: Any) -> Any:
     """The number of a text's label, or of each of its tokens' labels."""
-    return outputs[LOGITS][0].argmax(axis=-1).tolist()
+    return highest(outputs[LOGITS][0])
 
 
 def measure(

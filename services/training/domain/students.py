@@ -79,7 +79,7 @@ class Distillation:
 def violations(students: Sequence[Student], distillation: Distillation, able: bool, task: str) -> list[FieldViolation]:
     """What is wrong with the students of a task, `able` to have any, and how they learn, whatever its base model."""
     if students and not able:
-        return [FieldViolation(FIELD, f"{task} has none; they are for text_classification and token_classification")]
+        return [FieldViolation(FIELD, f"{task} has none; they are for classification")]
     found = []
     if distillation.max_steps and distillation.epochs:
         found.append(FieldViolation(_HOW, "give at most one of max_steps and epochs"))

@@ -205,9 +205,88 @@ class TextEmbeddingTask:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class MultiLabelClassificationTask:
+    """Any number of labels, in column `labels_field` as JSON or separated by `separator`, from a text.
+
+    `calibration_share` of the training records choose the thresholds of the labels, and are not learnt.
+    """
+
+    ARCHITECTURE: ClassVar[Architecture] = "encoder"
+    VARIANTS: ClassVar[tuple[VariantName, ...]] = ("fp32", "int8")
+
+    labels_field: str
+    max_input_tokens: int = 128
+    separator: str = ""
+    calibration_share: float = 0.1
+    kind: Literal["multi_label_classification"] = "multi_label_classification"
+
+    def __post_init__(self) -> None:
+        # Zero in a message is the default.
+        object.__setattr__(self, "calibration_share", self.calibration_share or 0.1)
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Task`."""
+        return self.max_input_tokens
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """See `Task`."""
+        return self.labels_field, "spec.multi_label_classification.labels_field"
+
+    def violations(self) -> list[FieldViolation]:
+        """See `Task`."""
+        place, found = "spec.multi_label_classification", []
+        if self.separator and not self.separator.strip(" "):
+            wrong = "is blank: labels may consist of several words; name another one"
+            found.append(FieldViolation(f"{place}.separator", wrong))
+        if not 0 < self.calibration_share <= 0.5:
+            found.append(FieldViolation(f"{place}.calibration_share", "must be above 0 and at most 0.5"))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class OrdinalClassificationTask:
+    """One of `labels`, which go from the lowest to the highest, in column `label_field`, from a text."""
+
+    ARCHITECTURE: ClassVar[Architecture] = "encoder"
+    VARIANTS: ClassVar[tuple[VariantName, ...]] = ("fp32", "int8")
+
+    label_field: str
+    max_input_tokens: int = 128
+    labels: tuple[str, ...] = ()
+    kind: Literal["ordinal_classification"] = "ordinal_classification"
+
+    def __post_init__(self) -> None:
+        # A message and stored JSON have lists.
+        object.__setattr__(self, "labels", tuple(self.labels))
+
+    @property
+    def max_tokens(self) -> int:
+        """See `Task`."""
+        return self.max_input_tokens
+
+    @property
+    def learnt(self) -> tuple[str, str]:
+        """See `Task`."""
+        return self.label_field, "spec.ordinal_classification.label_field"
+
+    def violations(self) -> list[FieldViolation]:
+        """See `Task`."""
+        place, found = "spec.ordinal_classification.labels", []
+        if len(self.labels) < 2:
+            found.append(FieldViolation(place, "name two labels or more, from the lowest to the highest"))
+        if twice := sorted({label for label in self.labels if self.labels.count(label) > 1}):
+            found.append(FieldViolation(place, f"names {', '.join(twice)} twice"))
+        return found
+
+
 TASKS: Mapping[str, type[Task]] = {
     "generation": GenerationTask,
     "text_classification": TextClassificationTask,
     "token_classification": TokenClassificationTask,
     "text_embedding": TextEmbeddingTask,
+    "multi_label_classification": MultiLabelClassificationTask,
+    "ordinal_classification": OrdinalClassificationTask,
 }

@@ -28,6 +28,8 @@ from services.training.domain.machine import Machine
 from services.training.domain.tasks import (
     TASKS,
     GenerationTask,
+    MultiLabelClassificationTask,
+    OrdinalClassificationTask,
     Task,
     TextClassificationTask,
     TextEmbeddingTask,
@@ -185,7 +187,7 @@ def _spec(wishes: Wishes, pick: Candidate, method: Method) -> TrainingSpec:
 
 
 def _task(wishes: Wishes) -> Task:
-    """The task with columns that a person replaces by those of the data set."""
+    """The task with columns, and ordered labels, that a person replaces by those of the data set."""
     kind = TASKS[wishes.task]
     if kind is GenerationTask:
         return GenerationTask("{text}", "answer", wishes.max_input_tokens, wishes.max_target_tokens)
@@ -193,6 +195,10 @@ def _task(wishes: Wishes) -> Task:
         return TextClassificationTask("label", wishes.max_input_tokens)
     if kind is TextEmbeddingTask:
         return TextEmbeddingTask("positive", wishes.max_input_tokens)
+    if kind is MultiLabelClassificationTask:
+        return MultiLabelClassificationTask("labels", wishes.max_input_tokens)
+    if kind is OrdinalClassificationTask:
+        return OrdinalClassificationTask("label", wishes.max_input_tokens, ("lowest", "highest"))
     return TokenClassificationTask("spans", wishes.max_input_tokens)
 
 

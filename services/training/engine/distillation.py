@@ -25,11 +25,20 @@ class DistillationObjective:
         pad: id of the token that fills shorter rows.
         ends: for each layer of the student, the number of the teacher's layer whose output it learns.
         temperature: both models' logits are divided by it.
+        independent: whether each label has a probability of its own, instead of a share of 1.
     """
 
     def __init__(
-        self, teacher: nn.Module, texts: Sequence[list[int]], pad: int, ends: Sequence[int], temperature: float
+        self,
+        teacher: nn.Module,
+        texts: Sequence[list[int]],
+        pad: int,
+        ends: Sequence[int],
+        temperature: float,
+        *,
+        independent: bool = False,
     ) -> None:
+        self._independent = independent
         self._teacher: Any = teacher
         self._texts = texts
         self._pad = pad
@@ -50,6 +59,9 @@ class DistillationObjective:
         # [batch, labels], or the real tokens' [tokens, labels].
         if found.dim() == 3:
             wanted, found = wanted[mask.bool()], found[mask.bool()]
+        if self._independent:
+            # Of each label, that it is assigned and that it is not: [batch * labels, 2].
+            wanted, found = (torch.stack([each, torch.zeros_like(each)], -1).flatten(0, 1) for each in (wanted, found))
         soft = self._temperature
         loss = soft**2 * functional.kl_div(
             functional.log_softmax(found.float() / soft, -1),

@@ -166,6 +166,116 @@ def _resampled_spans(counts: Sequence[SpanCounts], seed: int) -> dict[str, tuple
     }
 
 
+def labels_compared(
+    wanted: Sequence[Sequence[str]],
+    tuned: Sequence[Sequence[str]],
+    champion: Sequence[Sequence[str]] | None,
+    *,
+    seed: int = 0,
+) -> Comparison:
+    """The micro F1 of both models' labels of the same texts, with their difference by a paired bootstrap over texts.
+
+    Args:
+        wanted: the labels of each text.
+        tuned: the labels that a model assigned to each.
+        champion: likewise; None if there is no champion.
+        seed: of the bootstrap.
+    """
+    own = label_metrics(wanted, tuned, seed=seed)["micro_f1"]
+    if champion is None:
+        return Comparison(own)
+    (value, resampled), (other, others) = (_resampled_micro(wanted, found, seed) for found in (tuned, champion))
+    over = _interval("micro_f1_difference", value - other, resampled - others, len(wanted))
+    return Comparison(own, champion=label_metrics(wanted, champion, seed=seed)["micro_f1"], over_champion=over)
+
+
+def label_metrics(
+    wanted: Sequence[Sequence[str]], found: Sequence[Sequence[str]], *, seed: int = 0
+) -> dict[str, Metric]:
+    """`micro_f1`, `macro_f1` and `subset_accuracy` of labels assigned to texts, with bootstrap intervals over texts.
+
+    Micro F1 is over all labels of all texts. Macro F1 is the mean of the labels' own, of those that some text has.
+    Subset accuracy is the share of texts with exactly their labels (sklearn's `accuracy_score` of indicators).
+    """
+    import numpy as np
+
+    picks = _picks(len(wanted), seed)
+    value, resampled = _resampled_micro(wanted, found, seed)
+    places = {label: at for at, label in enumerate(sorted({label for labels in wanted for label in labels}))}
+    counts = np.zeros((len(wanted), 3, len(places)))
+    for row, (right, given) in enumerate(zip(wanted, found, strict=True)):
+        for kind, labels in enumerate((set(right) & set(given), set(given), set(right))):
+            for label in labels & places.keys():
+                counts[row, kind, places[label]] = 1
+    # How often each resample has each text, [resamples, texts], instead of the texts themselves.
+    times = np.stack([np.bincount(pick, minlength=len(wanted)) for pick in picks]).astype(np.float64)
+
+    def macro(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """[..., 3, labels] -> [...]."""
+        scores = 2 * sums[..., 0, :] / np.maximum(sums[..., 1, :] + sums[..., 2, :], 1)
+        means: np.ndarray[Any, Any] = scores.mean(axis=-1)
+        return means
+
+    sums = (times @ counts.reshape(len(wanted), -1)).reshape(len(times), *counts.shape[1:])
+    whole = [float(set(right) == set(given)) for right, given in zip(wanted, found, strict=True)]
+    return {
+        "micro_f1": _interval("micro_f1", value, resampled, len(wanted)),
+        "macro_f1": _interval("macro_f1", float(macro(counts.sum(axis=0))), macro(sums), len(wanted)),
+        "subset_accuracy": mean_with_interval("subset_accuracy", whole, seed=seed),
+    }
+
+
+def _resampled_micro(
+    wanted: Sequence[Sequence[str]], found: Sequence[Sequence[str]], seed: int
+) -> tuple[float, np.ndarray[Any, Any]]:
+    counts = [
+        SpanCounts(len(set(right) & set(given)), len(set(given)), len(set(right)))
+        for right, given in zip(wanted, found, strict=True)
+    ]
+    return _resampled_spans(counts, seed)["entity_f1"]
+
+
+def ordinal_compared(
+    wanted: Sequence[int], tuned: Sequence[int], champion: Sequence[int] | None, *, seed: int = 0
+) -> Comparison:
+    """The quadratic weighted kappa of both models on the same texts, with their difference by a paired bootstrap.
+
+    Cohen 1968: 1 minus the squared distances between wanted and found labels, over those that would be expected of
+    independent ones with the same frequencies. Where nothing varies it is 0.
+
+    Args:
+        wanted: place of each text's label in their order.
+        tuned: that of the label that a model gave.
+        champion: likewise; None if there is no champion.
+        seed: of the bootstrap.
+    """
+    name = "quadratic_weighted_kappa"
+    value, resampled = _resampled_kappa(wanted, tuned, seed)
+    own = _interval(name, value, resampled, len(wanted))
+    if champion is None:
+        return Comparison(own)
+    other, others = _resampled_kappa(wanted, champion, seed)
+    over = _interval(f"{name}_difference", value - other, resampled - others, len(wanted))
+    return Comparison(own, champion=_interval(name, other, others, len(wanted)), over_champion=over)
+
+
+def _resampled_kappa(wanted: Sequence[int], found: Sequence[int], seed: int) -> tuple[float, np.ndarray[Any, Any]]:
+    import numpy as np
+
+    right, given = (np.asarray(values, dtype=np.float64) for values in (wanted, found))
+
+    def kappa(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """[..., texts] -> [...]."""
+        seen = np.square(a - b).mean(axis=-1)
+        # The mean of all pairs' squared distances.
+        expected = a.var(axis=-1) + b.var(axis=-1) + np.square(a.mean(axis=-1) - b.mean(axis=-1))
+        scores: np.ndarray[Any, Any] = np.where(expected > 0, 1 - seen / np.where(expected > 0, expected, 1), 0.0)
+        return scores
+
+    picks = _picks(len(right), seed)
+    return float(kappa(right, given)), kappa(right[picks], given[picks])
+
+
 def _picks(count: int, seed: int) -> np.ndarray[Any, Any]:
     import numpy as np
 

@@ -127,6 +127,33 @@ class ClassificationObjective:
         return len(indices)
 
 
+class MultiLabelObjective:
+    """Binary cross entropy of each label of texts."""
+
+    def __init__(self, texts: Sequence[list[int]], labels: Sequence[Sequence[int]], pad_token_id: int) -> None:
+        """`labels`: the numbers of each text's labels."""
+        self._texts = texts
+        self._labels = labels
+        self._pad = pad_token_id
+        self.lengths: Sequence[int] = [len(text) for text in texts]
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """See `Objective.loss`; `model` maps (input_ids, attention_mask) to logits [batch, labels]."""
+        import torch
+        from torch.nn import functional
+
+        ids, mask = pad_right([self._texts[i] for i in indices], self._pad)
+        logits = model(ids.to(device), mask.to(device)).float()
+        wanted = torch.zeros_like(logits)
+        for row, index in enumerate(indices):
+            wanted[row, list(self._labels[index])] = 1.0
+        return functional.binary_cross_entropy_with_logits(logits, wanted), int(mask.sum())
+
+    def targets(self, indices: Sequence[int]) -> int:
+        """The texts, of which each has the same number of answers."""
+        return len(indices)
+
+
 class TokenObjective:
     """Cross entropy over the tags of the tokens; tokens without a tag are not learnt."""
 

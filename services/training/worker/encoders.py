@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from services.kit.engine import RUNTIME
+from services.kit.engine import LOGITS, RUNTIME
 from services.kit.probes import TEXTS as PROBE_TEXTS
 from services.training.adapters import encoder_builds
 from services.training.adapters.base_models import BaseModels
@@ -37,6 +37,9 @@ from services.training.worker.ranks import Ranks
 from services.training.worker.sequence import A, Builds, TaskRun
 from services.training.worker.students import drop_students, learnt_student
 
+if TYPE_CHECKING:
+    import numpy as np
+
 _BATCH = 32
 _WEIGHTS = "model.safetensors"
 _OUTPUTS = "labels.json"
@@ -58,10 +61,11 @@ def encoder_of(folder: Path) -> Any:
     return AutoModel.from_pretrained(str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
 
 
-def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = False) -> Any:
+def classifier_of(folder: Path, labels: int, *, seed: int, each_token: bool = False, ordered: bool = False) -> Any:
     """A classifier on the encoder in a folder, see `build_classifier`."""
     encoder = encoder_of(folder)
-    return build_classifier(encoder, encoder.config.hidden_size, labels, seed=seed, each_token=each_token)
+    hidden = encoder.config.hidden_size
+    return build_classifier(encoder, hidden, labels, seed=seed, each_token=each_token, ordered=ordered)
 
 
 class EncoderRun(TaskRun[A]):
@@ -76,6 +80,10 @@ class EncoderRun(TaskRun[A]):
 
     EACH_TOKEN: ClassVar[bool] = False
     """Whether each token gets an output, or the whole text."""
+    ORDERED: ClassVar[bool] = False
+    """Whether the outputs have an order, see `ordered_head`."""
+    INDEPENDENT: ClassVar[bool] = False
+    """Whether each output has a probability of its own."""
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool], outputs: Sequence[str]) -> None:
         super().__init__(job, material, should_stop)
@@ -84,7 +92,7 @@ class EncoderRun(TaskRun[A]):
 
     def make_model(self, folder: Path, seed: int, outputs: Sequence[str]) -> Any:
         """The module that is trained, on the encoder in a folder; it has that as `encoder`."""
-        return classifier_of(folder, len(outputs), seed=seed, each_token=self.EACH_TOKEN)
+        return classifier_of(folder, len(outputs), seed=seed, each_token=self.EACH_TOKEN, ordered=self.ORDERED)
 
     def save_build(self, model: Any, path: Path) -> None:
         """Writes the fp32 build of a trained module."""
@@ -93,6 +101,27 @@ class EncoderRun(TaskRun[A]):
     @abstractmethod
     def objective(self, tokens: Sequence[Tokens]) -> Objective:
         """What the classifier learns from the training texts, of which these are the tokens."""
+
+    @property
+    def learnt(self) -> Rows:
+        """The training records that are learnt."""
+        return self.material.train
+
+    @property
+    def served_as(self) -> str:
+        """The task of serving that answers with its builds."""
+        return self.job.spec.task.kind
+
+    def chosen(self, logits: np.ndarray[Any, Any]) -> Any:
+        """What is taken of logits [..., outputs]: the number of the highest."""
+        return encoder_builds.highest(logits)
+
+    def settle(self, model: Any) -> None:
+        """Changes the trained and merged model before it is kept."""
+
+    def described(self) -> Mapping[str, Any]:
+        """What the manifest of a build says besides."""
+        return {}
 
     @abstractmethod
     def named(self, found: Sequence[Any], outputs: Sequence[str], tokens: Sequence[Tokens]) -> list[A]:
@@ -109,7 +138,7 @@ class EncoderRun(TaskRun[A]):
         if (head := getattr(model, "head", None)) is not None:
             head.requires_grad_(True)
         model.to(self.material.device)
-        objective = self.objective(self._tokens(self.material.tokenizer, self.job.spec.task, self.material.train))
+        objective = self.objective(self._tokens(self.material.tokenizer, self.job.spec.task, self.learnt))
         return Trainable(model, model.encoder, objective)
 
     def train(self, ranks: Ranks) -> Mapping[str, float]:
@@ -123,6 +152,7 @@ class EncoderRun(TaskRun[A]):
         else:
             train_adapted(job, self.trainable(), self.material.device, self.should_stop, ranks)
             model.encoder = method.merge(model.encoder)
+            self.settle(model.to(self.material.device).eval())
 
             def save(path: Path) -> None:
                 save_model(model, str(path / _WEIGHTS))
@@ -159,7 +189,7 @@ class EncoderRun(TaskRun[A]):
         variants = []
         for name, path in folders.items():
             manifest = {
-                "task": task.kind,
+                "task": self.served_as,
                 "runtime": RUNTIME,
                 "precision": name,
                 "base_model": spec.base_model,
@@ -167,6 +197,7 @@ class EncoderRun(TaskRun[A]):
                 "max_input_tokens": task.max_input_tokens,
                 "embedding_size": encoder_builds.embedding_size(path),
                 parity.name: parity.of[name],
+                **self.described(),
             }
             item = measured[name]
             digest, size = seal(job, path, manifest, item.get("probes"))
@@ -180,7 +211,8 @@ class EncoderRun(TaskRun[A]):
         """The answers of each build to the hold-out and, as they are compared, to the probes; and its speed."""
         holdout = self._tokens(self.material.tokenizer, self.job.spec.task, self.material.holdout)
         probes = self._probes()
-        found = encoder_builds.measure(folders, [text.ids for text in holdout], [text.ids for text in probes])
+        texts, asked = ([text.ids for text in each] for each in (holdout, probes))
+        found = encoder_builds.measure(folders, texts, asked, lambda outputs: self.chosen(outputs[LOGITS][0]))
         return {
             name: {
                 "answers": self.named(item.answers, self.outputs, holdout),
@@ -223,7 +255,9 @@ class EncoderRun(TaskRun[A]):
 
     def _build_student(self, student: Student, path: Path) -> None:
         texts = self._training_tokens
-        model = learnt_student(self.job, self.material, self._model, student, texts, self.should_stop)
+        model = learnt_student(
+            self.job, self.material, self._model, student, texts, self.should_stop, independent=self.INDEPENDENT
+        )
         if student.precision == "fp32":
             self._export(model, path)
             return
@@ -246,12 +280,23 @@ class EncoderRun(TaskRun[A]):
 
     def _ask(self, model: Any, tokenizer: Any, task: Task, outputs: Sequence[str], rows: Rows) -> list[A]:
         tokens = self._tokens(tokenizer, task, rows)
-        return self.named(self._read(model, tokenizer, tokens, _label_numbers), outputs, tokens)
+
+        def answers(logits: Any) -> list[Any]:
+            found: list[Any] = self.chosen(logits.float().cpu().numpy())
+            return found
+
+        return self.named(self._read(model, tokenizer, tokens, answers), outputs, tokens)
+
+    def logits_of(self, model: Any, rows: Rows) -> list[np.ndarray[Any, Any]]:
+        """A model's logits of each row; it lies on the run's device."""
+        tokenizer = self.material.tokenizer
+        tokens = self._tokens(tokenizer, self.job.spec.task, rows)
+        return self._read(model, tokenizer, tokens, lambda logits: list(logits.float().cpu().numpy()))
 
     def _read(
         self, model: Any, tokenizer: Any, tokens: Sequence[Tokens], answers: Callable[[Any], list[Any]]
     ) -> list[Any]:
-        """What a module gives for texts, in batches; `answers` makes a JSON value for each text of a batch of it."""
+        """What a module gives for texts, in batches; `answers` makes a value for each text of a batch of it."""
         import torch
 
         device = self.material.device
@@ -281,11 +326,6 @@ class EncoderRun(TaskRun[A]):
             Tokens(list(ids), [(start, end) for start, end in offsets])
             for ids, offsets in zip(encoded["input_ids"], places, strict=True)
         ]
-
-
-def _label_numbers(logits: Any) -> list[Any]:
-    found: list[Any] = logits.argmax(-1).tolist()
-    return found
 
 
 def _load_weights(model: Any, folder: Path) -> None:

@@ -39,6 +39,8 @@ _LOADED = (
     "services.training.worker.generation",
     "services.training.worker.text_classification",
     "services.training.worker.text_embedding",
+    "services.training.worker.multi_label_classification",
+    "services.training.worker.ordinal_classification",
     "services.training.worker.token_classification",
 )
 """What a run imports that takes long; anything else is imported by the fork."""

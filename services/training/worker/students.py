@@ -30,6 +30,8 @@ def learnt_student(
     wanted: Student,
     texts: Sequence[list[int]],
     should_stop: Callable[[], bool],
+    *,
+    independent: bool = False,
 ) -> Any:
     """A student that has learnt from its teacher, ready to be exported; resumed at the newest of its checkpoints.
 
@@ -40,6 +42,7 @@ def learnt_student(
         wanted: what stays of it.
         texts: token ids of the training texts.
         should_stop: see `run_job`.
+        independent: see `DistillationObjective`.
 
     Raises:
         Cancelled: `should_stop` returned true.
@@ -62,7 +65,9 @@ def learnt_student(
         plain_attention(student)
     layers = len(teacher.encoder.encoder.layer)
     ends = [group[-1] for group in groups_of(layers, wanted.layers or layers)]
-    objective = DistillationObjective(teacher, texts, tokenizer.pad_token_id, ends, how.temperature)
+    objective = DistillationObjective(
+        teacher, texts, tokenizer.pad_token_id, ends, how.temperature, independent=independent
+    )
     length: dict[str, Any] = how.length
     options = replace(job.spec.optimization, learning_rate=how.learning_rate, **length)
     # Students of one shape, in several precisions, are one: the second finds the last checkpoint of the first.

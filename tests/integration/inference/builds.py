@@ -42,6 +42,7 @@ def make_classifier(
     labels: Sequence[str] = LABELS,
     embeds: bool = True,
     each_token: bool = False,
+    task: str = "",
     spoil: bool = False,
     positions: int = 0,
     probes: Probes | None = None,
@@ -52,8 +53,9 @@ def make_classifier(
 
     It is signed with the `signing_key` of the folder around it.
 
-    With `each_token` it labels each word: those without a sign have the third label. With `spoil` its weights are cut
-    off. With `positions` it fails on texts of more words. Returns the digest.
+    With `each_token` it labels each word: those without a sign have the third label. `task` is its task otherwise than
+    by that. With `spoil` its weights are cut off. With `positions` it fails on texts of more words. Returns
+    the digest.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -84,7 +86,7 @@ def make_classifier(
     tokenizer = Tokenizer(models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    task = "token_classification" if each_token else "text_classification"
+    task = task or ("token_classification" if each_token else "text_classification")
     return finish_classifier(folder, labels, len(WORDS) if embeds else 0, task, probes)
 
 

@@ -108,6 +108,46 @@ def write_titled(folder: Path) -> Path:
     return write_snapshot(folder, rows[28:], rows[:28])
 
 
+def write_tagged(folder: Path) -> Path:
+    """A snapshot whose labels, any number of a text, follow from its words; a label of a few records is rare."""
+    rows = []
+    for number in range(240):
+        words = [_NEUTRAL[(number * 3 + at) % 8] for at in range(6)]
+        labels = []
+        for at, (label, word) in enumerate((("praise", GOOD[number % 4]), ("complaint", BAD[number // 2 % 4]))):
+            if (number * 7 // 3 + at * 5) % (2 + at) == 0:
+                words[2 * at] = word
+                labels.append(label)
+        if number % 6 == 1:
+            words[5] = "again"
+        labels += ["repeated"] if "again" in words else []
+        rows.append(
+            {
+                "record_id": f"rec_{number:03}",
+                "source": "test",
+                "text": " ".join(words),
+                "labels": json.dumps(labels),
+                "tags": "; ".join(labels),
+            }
+        )
+    return write_snapshot(folder, rows[40:], rows[:40])
+
+
+STARS = ("1", "2", "3", "4", "5")
+
+
+def write_rated(folder: Path) -> Path:
+    """A snapshot whose label, of five in their order, is how many good words a text has more than bad ones."""
+    rows = []
+    for number in range(200):
+        stars = number % 5
+        words = [_NEUTRAL[(number * 3 + at) % 8] for at in range(6)]
+        for at in range(4):
+            words[at] = (GOOD if at < stars else BAD)[(number // 5 + at) % 4]
+        rows.append({"record_id": f"rec_{number:03}", "source": "test", "text": " ".join(words), "stars": STARS[stars]})
+    return write_snapshot(folder, rows[40:], rows[:40])
+
+
 def write_snapshot(folder: Path, train: Sequence[dict[str, str]], holdout: Sequence[dict[str, str]]) -> Path:
     """A snapshot as cleaning lays it out, as far as training reads it."""
     import pyarrow as pa

@@ -10,7 +10,7 @@ from typing import Any
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import Champion, Job
 from services.training.domain.report import Report
-from services.training.domain.tasks import GenerationTask, TextEmbeddingTask, TokenClassificationTask, VariantName
+from services.training.domain.tasks import GenerationTask, Task, TextEmbeddingTask, TokenClassificationTask, VariantName
 from services.training.domain.training_spec import Method, Optimization, TrainingSpec
 from services.training.engine.methods.full import Full
 from services.training.worker.ranks import Ranks
@@ -60,6 +60,22 @@ def embedding_spec(model: Path, snapshot: Path, **changes: Any) -> TrainingSpec:
         task=TextEmbeddingTask("title", 32),
         method=Full(),
         optimization=Optimization(max_steps=40, batch_size=16, learning_rate=0.003, checkpoint_every=20),
+        variants=_builds("fp32", "int8"),
+    )
+    return replace(spec, **changes)
+
+
+def labeller_spec(model: Path, snapshot: Path, task: Task, **changes: Any) -> TrainingSpec:
+    """A small run that labels the texts of `write_tagged` or `write_rated`; `changes` replace fields of the spec."""
+    spec = TrainingSpec(
+        model_name="labeller",
+        base_model=str(model),
+        dataset_name="datasets/labelled/versions/1",
+        dataset_uri=snapshot.as_uri(),
+        dataset_digest="0" * 64,
+        task=task,
+        method=Full(),
+        optimization=Optimization(max_steps=200, batch_size=16, learning_rate=0.005, checkpoint_every=100),
         variants=_builds("fp32", "int8"),
     )
     return replace(spec, **changes)

@@ -259,7 +259,7 @@ def test_spans_are_not_augmented(write: Write) -> None:
         ("preference: fastest", "canary: {}", "those of two cannot be compared"),
         ("batch_size: 32", "batch_size: 1", "text_embedding needs 2 or more"),
         ("compression: {", "strategy: ddp\n  processes: 2\n  compression: {", "text_embedding has single only"),
-        ("[fp32, int8]}", "[fp32], students: [{layers: 2}]}", "for text_classification and token_classification only"),
+        ("[fp32, int8]}", "[fp32], students: [{layers: 2}]}", "for classification only"),
         ("positive_field: headline", "positive_field: text", "two columns other than text"),
         ("dimensions: [128]", "dimensions: [0]", "dimensions[0]"),
     ],
@@ -329,6 +329,14 @@ def test_when_a_label_becomes_a_class_reaches_the_data_set(
 def test_feedback_needs_capture(write: Write) -> None:
     (sentence,) = wrong(write(GOOD + LEARNS.splitlines()[1] + "\n"))
     assert "feedback needs capture" in sentence
+
+
+def test_answers_with_several_labels_are_not_captured(write: Write) -> None:
+    writes = next(line for line in GOOD.splitlines() if line.startswith("  generation:"))
+    several = GOOD.replace(writes, "  multi_label_classification: {labels_field: topics, max_input_tokens: 64}")
+    assert load_pipeline(write(several)).spec.training.multi_label_classification.labels_field == "topics"
+    (sentence,) = wrong(write(several + "capture: {}\n"))
+    assert "multi_label_classification are not captured yet" in sentence
 
 
 TRIGGERS = """\

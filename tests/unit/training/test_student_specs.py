@@ -54,7 +54,12 @@ def test_a_build_has_the_name_of_what_stays(student: Student, name: str) -> None
     [
         ([Student()], {}, "spec.compression.students[0]", "name what is made smaller"),
         ([Student(layers=2), Student(layers=2)], {}, "spec.compression.students[1]", r"the name int8-l2, as .*\[0\]"),
-        ([Student(layers=2)], {"task": GenerationTask("{text}", "answer")}, "spec.compression.students", "for text_cl"),
+        (
+            [Student(layers=2)],
+            {"task": GenerationTask("{text}", "answer")},
+            "spec.compression.students",
+            "for classification",
+        ),
         ([], {"distillation": Distillation(epochs=1)}, "spec.compression.distillation", "there is no student"),
         (
             [Student(layers=2)],

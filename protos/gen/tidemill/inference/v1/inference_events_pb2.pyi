@@ -154,7 +154,7 @@ class PredictionServed(_message.Message):
     method: _builtins.str
     """`predict` or `generate`."""
     label: _builtins.str
-    """Label of a classification; empty for generation."""
+    """Label of a classification, or the JSON list of labels of one that assigns several; empty for generation."""
     score: _builtins.float
     """Score of the label, 0 to 1."""
     prompt_tokens: _builtins.int

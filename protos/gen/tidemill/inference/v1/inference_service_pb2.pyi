@@ -133,10 +133,11 @@ class Prediction(_message.Message):
     PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
     TRUNCATED_TOKENS_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     answer: _builtins.str
     """`answers/{answer}`: feedback names it."""
     label: _builtins.str
-    """The most probable label; empty for a model of token classification."""
+    """The most probable label; empty for a model that assigns several labels, and for one of token classification."""
     score: _builtins.float
     """Its probability."""
     prompt_tokens: _builtins.int
@@ -147,11 +148,17 @@ class Prediction(_message.Message):
     """`models/{model}/versions/{number}` that answered: with a cascade, of this model or of the larger one."""
     @_builtins.property
     def scores(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Probability of every label."""
+        """Probability of every label. Of a model that assigns several labels each is apart, and 0.5 is the threshold that was
+        chosen for the label.
+        """
 
     @_builtins.property
     def spans(self) -> _containers.RepeatedCompositeFieldContainer[Global___Span]:
         """What a model of token classification found, in the order of the text."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The labels that a model of multi-label classification assigns, the highest score first; none of another model."""
 
     def __init__(
         self,
@@ -164,10 +171,11 @@ class Prediction(_message.Message):
         prompt_tokens: _builtins.int = ...,
         truncated_tokens: _builtins.int = ...,
         model_version: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "score", b"score", "scores", b"scores", "spans", b"spans", "truncated_tokens", b"truncated_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "label", b"label", "labels", b"labels", "model_version", b"model_version", "prompt_tokens", b"prompt_tokens", "score", b"score", "scores", b"scores", "spans", b"spans", "truncated_tokens", b"truncated_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -168,7 +168,7 @@ class ModelVersion(_message.Message):
     precision: _builtins.str
     """Name of the build: `fp32`, `int8`, `int4`, or that of a student, for example `int8-l2-f50`."""
     task: _builtins.str
-    """`generation`, `text_classification`, `token_classification` or `text_embedding`."""
+    """`generation`, `text_classification`, `multi_label_classification`, `token_classification` or `text_embedding`."""
     run: _builtins.str
     """The run that made it, `runs/{run}`; lineage."""
     dataset_version: _builtins.str

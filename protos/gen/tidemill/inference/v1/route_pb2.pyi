@@ -98,7 +98,7 @@ class RoutedVersion(_message.Message):
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     task: _builtins.str
-    """`generation`, `text_classification`, `token_classification` or `text_embedding`."""
+    """`generation`, `text_classification`, `multi_label_classification`, `token_classification` or `text_embedding`."""
     precision: _builtins.str
     """Name of the build: `fp32`, `int8`, `int4`, or that of a student, for example `int8-l2-f50`."""
     prompt_template: _builtins.str

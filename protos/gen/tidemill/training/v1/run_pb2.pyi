@@ -254,6 +254,80 @@ class TextEmbeddingTask(_message.Message):
 Global___TextEmbeddingTask: _TypeAlias = TextEmbeddingTask  # noqa: Y015
 
 @_typing.final
+class MultiLabelClassificationTask(_message.Message):
+    """Assigning any number of labels to a text with an encoder: each label has a probability of its own (binary cross entropy)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABELS_FIELD_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SEPARATOR_FIELD_NUMBER: _builtins.int
+    CALIBRATION_SHARE_FIELD_NUMBER: _builtins.int
+    labels_field: _builtins.str
+    """Column with the labels: a JSON list of texts, `[]` for none; or a separated list, see `separator`. A JSON list of an
+    imported record is one. A record without the column has to be left out of the data set (`required_attributes`).
+    """
+    max_input_tokens: _builtins.int
+    """Longest text in tokens; longer texts are cut."""
+    separator: _builtins.str
+    """What stands between two labels of the column, for example `;`; none, the column is a JSON list, when empty. With a
+    separator an empty column is a text without labels.
+    """
+    calibration_share: _builtins.float
+    """Share of the training records that is not learnt, but chooses the threshold of each label by its F1; 0.1 when zero.
+    The hold-out is never used for it.
+    """
+    def __init__(
+        self,
+        *,
+        labels_field: _builtins.str = ...,
+        max_input_tokens: _builtins.int = ...,
+        separator: _builtins.str = ...,
+        calibration_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibration_share", b"calibration_share", "labels_field", b"labels_field", "max_input_tokens", b"max_input_tokens", "separator", b"separator"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MultiLabelClassificationTask: _TypeAlias = MultiLabelClassificationTask  # noqa: Y015
+
+@_typing.final
+class OrdinalClassificationTask(_message.Message):
+    """Assigning one of several labels that have an order, such as one to five stars, with an encoder: a proportional odds model
+    (McCullagh 1980), in which a mistake costs more the farther off it is. It is served as text_classification.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LABEL_FIELD_FIELD_NUMBER: _builtins.int
+    MAX_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    label_field: _builtins.str
+    """Column with the label."""
+    max_input_tokens: _builtins.int
+    """Longest text in tokens; longer texts are cut."""
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every label, from the lowest to the highest."""
+
+    def __init__(
+        self,
+        *,
+        label_field: _builtins.str = ...,
+        max_input_tokens: _builtins.int = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["label_field", b"label_field", "labels", b"labels", "max_input_tokens", b"max_input_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OrdinalClassificationTask: _TypeAlias = OrdinalClassificationTask  # noqa: Y015
+
+@_typing.final
 class LoraMethod(_message.Message):
     """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685)."""
 
@@ -684,6 +758,8 @@ class TrainingSpec(_message.Message):
     TEXT_CLASSIFICATION_FIELD_NUMBER: _builtins.int
     TOKEN_CLASSIFICATION_FIELD_NUMBER: _builtins.int
     TEXT_EMBEDDING_FIELD_NUMBER: _builtins.int
+    MULTI_LABEL_CLASSIFICATION_FIELD_NUMBER: _builtins.int
+    ORDINAL_CLASSIFICATION_FIELD_NUMBER: _builtins.int
     LORA_FIELD_NUMBER: _builtins.int
     FULL_FIELD_NUMBER: _builtins.int
     PLUGIN_FIELD_NUMBER: _builtins.int
@@ -723,6 +799,14 @@ class TrainingSpec(_message.Message):
     @_builtins.property
     def text_embedding(self) -> Global___TextEmbeddingTask:
         """Vectors of texts."""
+
+    @_builtins.property
+    def multi_label_classification(self) -> Global___MultiLabelClassificationTask:
+        """Any number of labels from text."""
+
+    @_builtins.property
+    def ordinal_classification(self) -> Global___OrdinalClassificationTask:
+        """One of ordered labels from text."""
 
     @_builtins.property
     def lora(self) -> Global___LoraMethod:
@@ -769,6 +853,8 @@ class TrainingSpec(_message.Message):
         text_classification: Global___TextClassificationTask | None = ...,
         token_classification: Global___TokenClassificationTask | None = ...,
         text_embedding: Global___TextEmbeddingTask | None = ...,
+        multi_label_classification: Global___MultiLabelClassificationTask | None = ...,
+        ordinal_classification: Global___OrdinalClassificationTask | None = ...,
         lora: Global___LoraMethod | None = ...,
         full: Global___FullMethod | None = ...,
         plugin: Global___PluginMethod | None = ...,
@@ -782,13 +868,13 @@ class TrainingSpec(_message.Message):
         strategy: Global___Strategy.ValueType = ...,
         processes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "optimization", b"optimization", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "text_embedding", b"text_embedding", "token_classification", b"token_classification"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "multi_label_classification", b"multi_label_classification", "optimization", b"optimization", "ordinal_classification", b"ordinal_classification", "plugin", b"plugin", "prompt_tuning", b"prompt_tuning", "task", b"task", "text_classification", b"text_classification", "text_embedding", b"text_embedding", "token_classification", b"token_classification"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "optimization", b"optimization", "plugin", b"plugin", "processes", b"processes", "prompt_tuning", b"prompt_tuning", "strategy", b"strategy", "task", b"task", "text_classification", b"text_classification", "text_embedding", b"text_embedding", "token_classification", b"token_classification"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_model", b"base_model", "compression", b"compression", "dataset", b"dataset", "dpo", b"dpo", "evaluation", b"evaluation", "full", b"full", "generation", b"generation", "kto", b"kto", "lora", b"lora", "method", b"method", "model_name", b"model_name", "multi_label_classification", b"multi_label_classification", "optimization", b"optimization", "ordinal_classification", b"ordinal_classification", "plugin", b"plugin", "processes", b"processes", "prompt_tuning", b"prompt_tuning", "strategy", b"strategy", "task", b"task", "text_classification", b"text_classification", "text_embedding", b"text_embedding", "token_classification", b"token_classification"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_method: _TypeAlias = _typing.Literal["lora", "full", "plugin", "prompt_tuning", "dpo", "kto"]  # noqa: Y015
     _WhichOneofArgType_method: _TypeAlias = _typing.Literal["method", b"method"]  # noqa: Y015
-    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification", "token_classification", "text_embedding"]  # noqa: Y015
+    _WhichOneofReturnType_task: _TypeAlias = _typing.Literal["generation", "text_classification", "token_classification", "text_embedding", "multi_label_classification", "ordinal_classification"]  # noqa: Y015
     _WhichOneofArgType_task: _TypeAlias = _typing.Literal["task", b"task"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_method) -> _WhichOneofReturnType_method | None: ...

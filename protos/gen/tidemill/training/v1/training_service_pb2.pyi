@@ -497,7 +497,7 @@ class AdviseTrainingRequest(_message.Message):
     MAX_QUALITY_LOSS_FIELD_NUMBER: _builtins.int
     CALLERS_FIELD_NUMBER: _builtins.int
     task: _builtins.str
-    """`generation`, `text_classification`, `token_classification` or `text_embedding`."""
+    """Name of a task of TrainingSpec, for example `text_classification`."""
     device: _builtins.str
     """`edge`, `mobile` or `server`, whose speed is assumed, or `here`, the mesh's machine, which is measured; `here` when
     empty.
