@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import tritonclient.grpc as triton
 from tidemill.inference.v1 import inference_service_pb2 as pb
@@ -22,27 +25,48 @@ from tests.integration.training.bases import make_encoder, write_tagged
 from tests.integration.training.jobs import labeller_spec, work
 
 pytestmark = pytest.mark.real
-_TEXTS = ["the good room bad was and", "the room was and staff very", "again lovely hotel the room was"]
-_FOUND = [{"praise", "complaint"}, set(), {"praise", "repeated"}]
+_MODEL = "models/test-labeller"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Texts of the hold-out of a run, and the labels that its int8 build assigned to each in the run."""
+
+    texts: list[str]
+    labels: list[set[str]]
 
 
 @pytest.fixture(scope="module")
-def model(inference: InferenceProcess, builds: Builds) -> str:
-    """A published model that labels praise, complaints and repetitions; its probes were asked when it was published."""
+def answered(inference: InferenceProcess, builds: Builds) -> Answered:
+    """Answers of a model of praise, complaints and repetitions; it is published, and Triton was asked its probes."""
     folder = builds.root / "labeller"
     task = MultiLabelClassificationTask("labels", 32, calibration_share=0.2)
-    spec = labeller_spec(make_encoder(folder / "bert"), write_tagged(folder / "tagged"), task)
-    report = work(folder, spec)
+    snapshot = write_tagged(folder / "tagged")
+    report = work(folder, labeller_spec(make_encoder(folder / "bert"), snapshot, task))
     build = folder / "variants" / "int8"
     signing_key(builds.root).sign(build)
     digest = next(variant.digest for variant in report.variants if variant.precision == "int8")
     inference.publish("test-labeller", BuildFolder(build, digest))
-    return "models/test-labeller"
+    return _chosen(snapshot, folder / "eval" / "builds.json")
 
 
-def test_a_text_has_all_of_its_labels(inference: InferenceProcess, model: str) -> None:
-    answer = inference.stub.Predict(pb.PredictRequest(model=model, texts=_TEXTS), timeout=60)
-    assert [set(found.labels) for found in answer.predictions] == _FOUND
+def _chosen(snapshot: Path, kept: Path) -> Answered:
+    """The first text with two labels, with one, and, if there is one, with none, as the build answered in the run."""
+    rows = pq.read_table(snapshot / "holdout.parquet").to_pylist()
+    answers = json.loads(kept.read_text())["int8"]["answers"]
+    by_count: dict[int, tuple[str, set[str]]] = {}
+    for row, labels in zip(rows, answers, strict=True):
+        by_count.setdefault(len(labels), (row["text"], set(labels)))
+    assert by_count.keys() >= {1, 2}
+    picked = [by_count[count] for count in (2, 1, 0) if count in by_count]
+    return Answered([text for text, _ in picked], [labels for _, labels in picked])
+
+
+def test_a_text_has_the_labels_that_the_build_gave_it_in_the_run(
+    inference: InferenceProcess, answered: Answered
+) -> None:
+    answer = inference.stub.Predict(pb.PredictRequest(model=_MODEL, texts=answered.texts), timeout=60)
+    assert [set(found.labels) for found in answer.predictions] == answered.labels
     for found in answer.predictions:
         assert found.label == ""
         assert set(found.scores) == {"complaint", "praise", "repeated"}
@@ -51,27 +75,26 @@ def test_a_text_has_all_of_its_labels(inference: InferenceProcess, model: str) -
         assert scores == sorted(scores, reverse=True)
 
 
-def test_the_http_door_gives_the_same(inference: InferenceProcess, model: str) -> None:
-    body = json.dumps({"model": "test-labeller", "texts": _TEXTS}).encode()
+def test_the_http_door_gives_the_same(inference: InferenceProcess, answered: Answered) -> None:
+    body = json.dumps({"model": "test-labeller", "texts": answered.texts}).encode()
     request = urllib.request.Request(
         f"http://127.0.0.1:{inference.http}/v1/predict", body, {"content-type": "application/json"}
     )
     with urllib.request.urlopen(request, timeout=60) as response:
-        assert [set(found["labels"]) for found in json.load(response)["predictions"]] == _FOUND
+        assert [set(found["labels"]) for found in json.load(response)["predictions"]] == answered.labels
 
 
-def test_a_client_of_kserve_v2_gets_the_labels_as_json(inference: InferenceProcess, model: str) -> None:
+def test_a_client_of_kserve_v2_gets_the_labels_as_json(inference: InferenceProcess, answered: Answered) -> None:
     with triton.InferenceServerClient(f"127.0.0.1:{inference.port}") as client:
-        tensor = triton.InferInput("text", [1, 1], "BYTES")
-        tensor.set_data_from_numpy(np.array([[_TEXTS[0].encode()]], dtype=np.object_))
+        tensor = triton.InferInput("text", [len(answered.texts), 1], "BYTES")
+        tensor.set_data_from_numpy(np.array([[text.encode()] for text in answered.texts], dtype=np.object_))
         outputs = [triton.InferRequestedOutput(name) for name in ("labels_json", "scores")]
         found = client.infer("test-labeller", [tensor], outputs=outputs)
-    [labels] = found.as_numpy("labels_json").reshape(-1)
-    assert set(json.loads(labels)) == _FOUND[0]
-    assert found.as_numpy("scores").shape == (1, 3)
+    assert [set(json.loads(labels)) for labels in found.as_numpy("labels_json").reshape(-1)] == answered.labels
+    assert found.as_numpy("scores").shape == (len(answered.texts), 3)
 
 
-def test_a_build_that_assigns_other_labels_is_refused(inference: InferenceProcess, builds: Builds, model: str) -> None:
+def test_a_build_that_assigns_other_labels_is_refused(inference: InferenceProcess, builds: Builds) -> None:
     folder = builds.root / "labels-turned"
     probes = Probes(("good room", "bad"), ('["positive"]', '["negative"]'))
     digest = make_classifier(folder, weight=-2.0, task="multi_label_classification", probes=probes)
@@ -81,11 +104,12 @@ def test_a_build_that_assigns_other_labels_is_refused(inference: InferenceProces
     assert reason_of(error) == "ANSWERS_DIFFER"
 
 
-def test_such_a_model_has_no_cascade(inference: InferenceProcess, builds: Builds, model: str) -> None:
+@pytest.mark.usefixtures("answered")
+def test_such_a_model_has_no_cascade(inference: InferenceProcess, builds: Builds) -> None:
     folder = builds.root / "larger"
     inference.publish("test-larger", BuildFolder(folder, make_classifier(folder)))
     cascade = route_pb2.Cascade(model="models/test-larger", min_confidence=0.9)
     with pytest.raises(grpc.RpcError) as refused:
-        inference.stub.SetCascade(pb.SetCascadeRequest(model=model, cascade=cascade), timeout=60)
+        inference.stub.SetCascade(pb.SetCascadeRequest(model=_MODEL, cascade=cascade), timeout=60)
     error: Any = refused.value
     assert reason_of(error) == "NO_CASCADE"
