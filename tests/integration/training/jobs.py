@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,15 @@ def _builds(*names: VariantName) -> tuple[VariantName, ...]:
     return names
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A run that has ended."""
+
+    folder: Path
+    spec: TrainingSpec
+    report: Report
+
+
 def work(
     folder: Path,
     spec: TrainingSpec,
@@ -112,3 +121,8 @@ def work(
         champion=champion,
     )
     return run_job(job, should_stop, Ranks(job, run_rank))
+
+
+def train(folder: Path, spec: TrainingSpec) -> Trained:
+    """Runs the worker of a spec in a folder, see `work`."""
+    return Trained(folder, spec, work(folder, spec))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,14 +14,12 @@ from services.kit.errors import FailedPreconditionError
 from services.kit.probes import Probes
 from services.kit.storage.signing import MANIFEST
 from services.training.adapters.job import Champion
-from services.training.domain.report import Report
 from services.training.domain.students import Distillation, Student
 from services.training.domain.tasks import MultiLabelClassificationTask
-from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.labels import calibrates
 from services.training.engine.methods.lora import Lora
 from tests.integration.training.bases import make_encoder, write_snapshot, write_tagged
-from tests.integration.training.jobs import labeller_spec, work
+from tests.integration.training.jobs import Trained, labeller_spec, train, work
 
 TASK = MultiLabelClassificationTask("labels", 32, calibration_share=0.3)
 
@@ -36,22 +34,13 @@ def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tagged(tmp_path_factory.mktemp("tagged") / "snapshot")
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A run that has ended."""
-
-    folder: Path
-    spec: TrainingSpec
-    report: Report
-
-
 @pytest.fixture(scope="module")
 def trained(encoder: Path, snapshot: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("labeller")
     student = Student(layers=1, precision="fp32")
     how = Distillation(epochs=20, learning_rate=0.005)
     spec = labeller_spec(encoder, snapshot, TASK, students=(student,), distillation=how)
-    return Trained(folder / "run", spec, work(folder / "run", spec))
+    return train(folder / "run", spec)
 
 
 def test_what_was_labelled_is_found_by_the_model_and_by_its_builds(trained: Trained) -> None:

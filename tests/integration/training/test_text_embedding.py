@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +12,10 @@ from services.kit.engine import EMBEDDING, open_encoder
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError
 from services.kit.storage.signing import MANIFEST
 from services.training.adapters.job import Champion
-from services.training.domain.report import Report
 from services.training.domain.tasks import TextEmbeddingTask
-from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.methods.lora import Lora
 from tests.integration.training.bases import make_encoder, write_snapshot, write_titled
-from tests.integration.training.jobs import embedding_spec, work
+from tests.integration.training.jobs import Trained, embedding_spec, train, work
 
 
 @pytest.fixture(scope="module")
@@ -30,21 +28,12 @@ def titled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_titled(tmp_path_factory.mktemp("data") / "titled")
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A run that has ended."""
-
-    folder: Path
-    spec: TrainingSpec
-    report: Report
-
-
 @pytest.fixture(scope="module")
 def trained(encoder: Path, titled: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("titles")
     task = TextEmbeddingTask("title", 32, "other", dimensions=(8,))
     spec = embedding_spec(encoder, titled, task=task)
-    return Trained(folder / "run", spec, work(folder / "run", spec))
+    return train(folder / "run", spec)
 
 
 def test_texts_find_their_titles_by_the_model_and_by_its_builds(trained: Trained) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,10 +13,8 @@ import pytest
 from services.kit.errors import FailedPreconditionError
 from services.kit.storage.signing import MANIFEST
 from services.training.adapters.job import Champion
-from services.training.domain.report import Report
-from services.training.domain.training_spec import TrainingSpec
 from tests.integration.training.bases import make_encoder, write_marked, write_snapshot
-from tests.integration.training.jobs import marker_spec, work
+from tests.integration.training.jobs import Trained, marker_spec, train, work
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +22,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_encoder(tmp_path_factory.mktemp("models") / "bert")
 
 
-@dataclass(frozen=True, slots=True)
-class Trained:
-    """A run that has ended."""
-
-    folder: Path
-    spec: TrainingSpec
-    report: Report
-
-
 @pytest.fixture(scope="module")
 def trained(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("marker")
     spec = marker_spec(encoder, write_marked(folder / "marked"))
-    return Trained(folder / "run", spec, work(folder / "run", spec))
+    return train(folder / "run", spec)
 
 
 def test_what_was_marked_is_found_by_the_model_and_by_its_builds(trained: Trained) -> None:
