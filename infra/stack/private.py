@@ -6,10 +6,10 @@ import os
 import secrets
 import shutil
 import stat
-from contextlib import suppress
 from pathlib import Path
 
 from infra.stack.errors import StackError
+from services.kit.whole_files import OWNER_ONLY, create_text
 
 UMASK = 0o077
 """Makes all files that this process creates private to its user."""
@@ -18,18 +18,10 @@ UMASK = 0o077
 def place_secret(file: Path) -> str:
     """The secret in a file that only this user can read; created from 32 random bytes if missing.
 
-    Of processes that create it at the same time one does, and all get the same: the file appears with its content.
+    Processes that create it at the same time all get the same.
     """
     if not file.exists():
-        draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(secrets.token_hex(32))
-            with suppress(FileExistsError):
-                os.link(draft, file)
-        finally:
-            draft.unlink()
+        create_text(file, secrets.token_hex(32), OWNER_ONLY)
     return file.read_text(encoding="utf-8").strip()
 
 

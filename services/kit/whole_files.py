@@ -49,3 +49,30 @@ def replace_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Replaces a file by this text in UTF-8; see `replacing`."""
     with replacing(path, mode) as file:
         file.write(text.encode())
+
+
+def create_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Creates a file with this text in UTF-8, unless there is one: of those that do it at the same time, one does.
+
+    It is on the disk, with its name, when this returns.
+
+    Args:
+        path: in a folder that exists.
+        text: its content.
+        mode: of the file, less the process's umask.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+    replace_text(draft, text, mode)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

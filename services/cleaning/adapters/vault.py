@@ -7,7 +7,6 @@ import logging
 import os
 import secrets
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.kit.errors import DataLossError, FailedPreconditionError
 from services.kit.storage.original_keys import KEY_BYTES, key_id, read_keys
+from services.kit.whole_files import OWNER_ONLY, create_text
 
 logger = logging.getLogger(__name__)
 
@@ -85,30 +85,13 @@ def open_vault(file: Path, used: Collection[str]) -> Vault:
     if not file.exists():
         if used:
             raise _missing(", ".join(sorted(used)), "", file)
-        _make(file)
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # On the disk before anything is encrypted with it.
+        create_text(file, secrets.token_hex(KEY_BYTES) + "\n", OWNER_ONLY)
     vault = Vault(read_keys(file))
     if lost := sorted(set(used) - set(vault.key_ids)):
         logger.error("%s lacks the keys %s: what they encrypted cannot be read until they are back", file, lost)
     return vault
-
-
-def _make(file: Path) -> None:
-    """Of processes that make it at the same time one does: the file appears with its content."""
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-        stream.write(secrets.token_hex(KEY_BYTES) + "\n")
-        stream.flush()
-        # What is encrypted with it must not outlive it.
-        os.fsync(stream.fileno())
-    with suppress(FileExistsError):
-        os.link(draft, file)
-    draft.unlink()
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _place(place: Sequence[str]) -> bytes:

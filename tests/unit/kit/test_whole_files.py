@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.kit.whole_files import OWNER_ONLY, replace_text, replacing
+from services.kit.whole_files import OWNER_ONLY, create_text, replace_text, replacing
 
 
 def test_the_new_content_is_there_at_the_end_only(tmp_path: Path) -> None:
@@ -53,3 +53,14 @@ def test_threads_that_replace_the_same_file_do_not_disturb_each_other(tmp_path: 
             done.result()
     assert path.read_text(encoding="utf-8") in texts
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_those_that_create_a_file_at_the_same_time_one_does(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: create_text(file, str(number), OWNER_ONLY), range(32)))
+    first = file.read_text()
+    create_text(file, "another")
+    assert file.read_text() == first
+    assert file.stat().st_mode & 0o777 == OWNER_ONLY
+    assert list(tmp_path.iterdir()) == [file]
