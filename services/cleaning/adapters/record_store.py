@@ -124,7 +124,7 @@ class SqlRecordStore:
                 tuple_(*after) < _KEY,
                 # Not the bare column: SQLite would use its index and read each source from the beginning.
                 (raw_records.c.source + "").in_(dataset.spec.sources),
-                *_of_tenants(dataset.spec),
+                *_of_tenants(dataset.spec.tenants, dataset.spec.feedback_sources),
                 raw_records.c.withdrawn == false(),
                 raw_records.c.originals != Keeping.NONE.value,
                 raw_records.c.key_id.in_(self._keys),
@@ -182,7 +182,7 @@ class SqlRecordStore:
 
     def count(self, sources: Sequence[str], after: int, tenants: Sequence[str] = ()) -> tuple[int, int]:
         """See the port."""
-        theirs = (raw_records.c.source.in_(list(sources)), *_of_tenants(DatasetSpec((), tenants=tuple(tenants))))
+        theirs = (raw_records.c.source.in_(list(sources)), *_of_tenants(tenants))
         newest = select(func.max(raw_records.c.arrival)).where(*theirs)
         arrived = (*theirs, raw_records.c.arrival > after, raw_records.c.withdrawn == false())
         with translate_database_errors(), self._reads.connect() as connection:
@@ -276,14 +276,15 @@ def keys_in_use(engine: Engine) -> frozenset[str]:
 
 def _members(spec: DatasetSpec) -> tuple[ColumnElement[bool], ...]:
     """Which records belong to a data set."""
-    return raw_records.c.source.in_(spec.sources), *_of_tenants(spec), raw_records.c.withdrawn == false()
+    tenants = _of_tenants(spec.tenants, spec.feedback_sources)
+    return raw_records.c.source.in_(spec.sources), *tenants, raw_records.c.withdrawn == false()
 
 
-def _of_tenants(spec: DatasetSpec) -> tuple[ColumnElement[bool], ...]:
+def _of_tenants(tenants: Sequence[str], feedback_sources: Sequence[str] = ()) -> tuple[ColumnElement[bool], ...]:
     """See `DatasetSpec.takes`."""
-    if not spec.tenants:
+    if not tenants:
         return ()
-    return (or_(raw_records.c.tenant.in_(spec.tenants), raw_records.c.source.in_(spec.feedback_sources)),)
+    return (or_(raw_records.c.tenant.in_(tenants), raw_records.c.source.in_(feedback_sources)),)
 
 
 def _verdict_on_content(dataset: str) -> tuple[ColumnElement[bool], ...]:

@@ -64,8 +64,8 @@ class CleaningServicer(grpc_stubs.CleaningServiceServicer):
 
     async def CountRecords(self, request: pb.CountRecordsRequest, context: Any) -> pb.CountRecordsResponse:
         """Counts records."""
-        counted = list(request.sources), request.after, list(request.tenants)
-        count, newest = await asyncio.to_thread(self._records.count, *counted)
+        sources, tenants = list(request.sources), list(request.tenants)
+        count, newest = await asyncio.to_thread(self._records.count, sources, request.after, tenants)
         return pb.CountRecordsResponse(count=count, newest_arrival=newest)
 
     async def EraseFeedback(self, request: pb.EraseFeedbackRequest, context: Any) -> pb.EraseFeedbackResponse:

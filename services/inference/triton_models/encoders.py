@@ -12,6 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 from .batches import by_length
 from .engine import EMBEDDING, LOGITS, open_encoder
+from .labels import probabilities
 from .runtimes import manifest_of
 from .tracing import BATCH_COUNT, ModelTracing, end_span, otlp_endpoint
 
@@ -44,8 +45,7 @@ class Encoder:
         """`independent`: whether each label has a probability of its own, which says nothing about the others."""
         from tokenizers import Tokenizer
 
-        self._probabilities = _sigmoid if independent else _softmax
-
+        self._probabilities = probabilities if independent else _softmax
         manifest = manifest_of(folder)
         self.labels: list[str] = manifest["labels"]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -139,12 +139,6 @@ class EncoderModel:
 def _softmax(logits: Array) -> Array:
     exponents: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares: Array = (exponents / exponents.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return shares
-
-
-def _sigmoid(logits: Array) -> Array:
-    # No overflow for logits far below zero.
-    shares: Array = (0.5 * (1.0 + np.tanh(0.5 * logits))).astype(np.float32)
     return shares
 
 

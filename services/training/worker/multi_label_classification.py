@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from services.kit.errors import FailedPreconditionError
-from services.kit.labels import THRESHOLD, labels_answer
+from services.kit.labels import THRESHOLD, labels_answer, probabilities
 from services.training.adapters.job import Job, write_json
 from services.training.domain.report import Comparison
 from services.training.domain.tasks import MultiLabelClassificationTask
@@ -72,7 +72,7 @@ class MultiLabelClassificationRun(EncoderRun[Labels]):
 
         thresholds = [THRESHOLD] * len(self.outputs)
         if self._calibration:
-            scores = _scores(np.stack(self.logits_of(model, self._calibration)))
+            scores = probabilities(np.stack(self.logits_of(model, self._calibration)))
             wanted = np.array(
                 [[label in labels for label in self.outputs] for labels in self._labels(self._calibration)]
             )
@@ -87,7 +87,7 @@ class MultiLabelClassificationRun(EncoderRun[Labels]):
 
     def chosen(self, logits: np.ndarray[Any, Any]) -> Any:
         """See `EncoderRun`: 1 for each label that is assigned, 0 for the others."""
-        return (_scores(logits) >= THRESHOLD).astype(int).tolist()
+        return (probabilities(logits) >= THRESHOLD).astype(int).tolist()
 
     def named(self, found: Sequence[Any], outputs: Sequence[str], tokens: Sequence[Tokens]) -> list[Labels]:
         """See `EncoderRun`."""
@@ -143,14 +143,6 @@ class MultiLabelClassificationRun(EncoderRun[Labels]):
 
     def _labels(self, rows: Rows) -> list[Labels]:
         return [labels_of_row(row, self._column, self._separator) for row in rows]
-
-
-def _scores(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The logistic function, without overflow, as serving computes it."""
-    import numpy as np
-
-    scores: np.ndarray[Any, Any] = 0.5 * (1.0 + np.tanh(0.5 * logits.astype(np.float32)))
-    return scores
 
 
 def _commonest(labels: Sequence[Labels]) -> Labels:
