@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+T = TypeVar("T")
 
 NO_TAG = -100
 """Number of the tag of tokens that have none."""
@@ -103,81 +104,67 @@ def target_logits(
     return logits.float(), targets, sum(map(len, rows))
 
 
-class ClassificationObjective:
-    """Cross entropy of the labels of texts."""
+class _TextObjective(Generic[T]):
+    """What the objectives of classifiers share: texts and, of each, what is to be learnt of it."""
 
-    def __init__(self, texts: Sequence[list[int]], labels: Sequence[int], pad_token_id: int) -> None:
-        self._texts = texts
-        self._labels = labels
-        self._pad = pad_token_id
+    def __init__(self, texts: Sequence[list[int]], wanted: Sequence[T], pad_token_id: int) -> None:
+        self._texts, self._wanted, self._pad = texts, wanted, pad_token_id
         self.lengths: Sequence[int] = [len(text) for text in texts]
 
-    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
-        """See `Objective.loss`; `model` maps (input_ids, attention_mask) to logits [batch, labels]."""
-        import torch
-        from torch.nn import functional
-
+    def _logits(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """Of some texts, fp32, and how many tokens were read; `model` maps (input_ids, attention_mask) to them."""
         ids, mask = pad_right([self._texts[i] for i in indices], self._pad)
-        logits = model(ids.to(device), mask.to(device))
-        labels = torch.tensor([self._labels[i] for i in indices], device=device)
-        return functional.cross_entropy(logits.float(), labels), int(mask.sum())
+        return model(ids.to(device), mask.to(device)).float(), int(mask.sum())
 
     def targets(self, indices: Sequence[int]) -> int:
         """The texts."""
         return len(indices)
 
 
-class MultiLabelObjective:
-    """Binary cross entropy of each label of texts."""
-
-    def __init__(self, texts: Sequence[list[int]], labels: Sequence[Sequence[int]], pad_token_id: int) -> None:
-        """`labels`: the numbers of each text's labels."""
-        self._texts = texts
-        self._labels = labels
-        self._pad = pad_token_id
-        self.lengths: Sequence[int] = [len(text) for text in texts]
+class ClassificationObjective(_TextObjective[int]):
+    """Cross entropy of the labels of texts, of each a number."""
 
     def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
-        """See `Objective.loss`; `model` maps (input_ids, attention_mask) to logits [batch, labels]."""
+        """See `Objective.loss`; the logits are [batch, labels]."""
         import torch
         from torch.nn import functional
 
-        ids, mask = pad_right([self._texts[i] for i in indices], self._pad)
-        logits = model(ids.to(device), mask.to(device)).float()
-        wanted = torch.zeros_like(logits)
-        for row, index in enumerate(indices):
-            wanted[row, list(self._labels[index])] = 1.0
-        return functional.binary_cross_entropy_with_logits(logits, wanted), int(mask.sum())
-
-    def targets(self, indices: Sequence[int]) -> int:
-        """The texts, of which each has the same number of answers."""
-        return len(indices)
+        logits, read = self._logits(model, indices, device)
+        labels = torch.tensor([self._wanted[i] for i in indices], device=device)
+        return functional.cross_entropy(logits, labels), read
 
 
-class TokenObjective:
-    """Cross entropy over the tags of the tokens; tokens without a tag are not learnt."""
-
-    def __init__(self, texts: Sequence[list[int]], tags: Sequence[list[int]], pad_token_id: int) -> None:
-        """`tags`: the number of each token's tag, `NO_TAG` where it has none."""
-        self._texts = texts
-        self._tags = tags
-        self._pad = pad_token_id
-        self.lengths: Sequence[int] = [len(text) for text in texts]
+class MultiLabelObjective(_TextObjective[Sequence[int]]):
+    """Binary cross entropy of each label of texts, of which the numbers of their labels are given."""
 
     def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
-        """See `Objective.loss`; `model` maps (input_ids, attention_mask) to logits [batch, length, tags]."""
+        """See `Objective.loss`; the logits are [batch, labels]."""
+        import torch
         from torch.nn import functional
 
-        ids, mask = pad_right([self._texts[i] for i in indices], self._pad)
-        tags, _ = pad_right([self._tags[i] for i in indices], NO_TAG)
-        logits = model(ids.to(device), mask.to(device))
-        loss = functional.cross_entropy(logits.float().flatten(0, 1), tags.to(device).flatten(), ignore_index=NO_TAG)
+        logits, read = self._logits(model, indices, device)
+        wanted = torch.zeros_like(logits)
+        for row, index in enumerate(indices):
+            wanted[row, list(self._wanted[index])] = 1.0
+        return functional.binary_cross_entropy_with_logits(logits, wanted), read
+
+
+class TokenObjective(_TextObjective[list[int]]):
+    """Cross entropy over the tags of the tokens: the number of each one's tag, or `NO_TAG`, which is not learnt."""
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        """See `Objective.loss`; the logits are [batch, length, tags]."""
+        from torch.nn import functional
+
+        logits, read = self._logits(model, indices, device)
+        tags, _ = pad_right([self._wanted[i] for i in indices], NO_TAG)
+        loss = functional.cross_entropy(logits.flatten(0, 1), tags.to(device).flatten(), ignore_index=NO_TAG)
         # Of texts without any tag the mean is not a number.
-        return loss if self.targets(indices) else logits.sum() * 0.0, int(mask.sum())
+        return loss if self.targets(indices) else logits.sum() * 0.0, read
 
     def targets(self, indices: Sequence[int]) -> int:
         """The tokens that have a tag."""
-        return sum(tag != NO_TAG for i in indices for tag in self._tags[i])
+        return sum(tag != NO_TAG for i in indices for tag in self._wanted[i])
 
 
 def pad_right(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
