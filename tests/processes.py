@@ -23,8 +23,16 @@ def unless_ended(pid: int) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
-        if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        if not has_ended(pid):
             raise
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, if its parent has not collected it yet; it may vanish between two looks."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def wait_started(

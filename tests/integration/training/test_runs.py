@@ -94,7 +94,8 @@ def test_a_writer_is_measured_before_after_and_in_each_build(writer: run_pb2.Run
 def test_a_classifier_learns_and_its_builds_agree(classifier: run_pb2.Run) -> None:
     assert classifier.state == STATE.STATE_SUCCEEDED, classifier.failure
     report = classifier.report
-    assert report.figures["final_loss"] < 0.1
+    # The mean of its last ten steps. Each processor rounds otherwise, and a step or two may stray at this rate.
+    assert report.figures["final_loss"] < 0.5 * report.figures["first_loss"]
     assert report.tuned.name == "accuracy"
     assert report.tuned.value > report.figures["majority_accuracy"]
     fp32, int8 = report.variants

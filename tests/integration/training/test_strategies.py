@@ -26,6 +26,7 @@ from services.training.engine.methods.full import Full
 from services.training.engine.methods.lora import Lora
 from tests.integration.training.bases import make_encoder, make_writer, write_reviews
 from tests.integration.training.jobs import writer_spec
+from tests.processes import has_ended
 from tests.waiting import wait_for, wait_until
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -92,11 +93,8 @@ def _reviews(folder: Path, strategy: Strategy, steps: int) -> TrainingSpec:
 
 
 def _gone(processes: list[psutil.Process]) -> None:
-    """Waits until none of them is left; one that waits to be collected by a parent that is gone has ended."""
-    wait_until(
-        lambda: all(not each.is_running() or each.status() == psutil.STATUS_ZOMBIE for each in processes),
-        "the end of all processes",
-    )
+    """Waits until none of them is left."""
+    wait_until(lambda: all(has_ended(each.pid) for each in processes), "the end of all processes")
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
