@@ -72,6 +72,34 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(tmp_path: Path) -> None:
         assert torch.equal(a, b)
 
 
+class UnevenObjective(LineObjective):
+    """Fits a line whose points have as many targets as their length says."""
+
+    def loss(self, model: nn.Module, indices: Sequence[int], device: torch.device) -> tuple[Tensor, int]:
+        targets = torch.tensor([i for i in indices for _ in range(self.lengths[i])], device=device)
+        return super().loss(model, targets.tolist(), device)
+
+    def targets(self, indices: Sequence[int]) -> int:
+        return sum(self.lengths[i] for i in indices)
+
+
+def test_accumulated_batches_are_one_large_batch() -> None:
+    def learnt(batch_size: int, accumulation: int) -> tuple[list[float], nn.Module]:
+        torch.manual_seed(1)
+        line = nn.Linear(1, 1)
+        options = Optimization(
+            max_steps=6, batch_size=batch_size, gradient_accumulation=accumulation, learning_rate=0.05
+        )
+        return train(line, UnevenObjective(), options, device=torch.device("cpu")).losses, line
+
+    losses, line = learnt(40, 1)
+    # Batches are of texts of one length, so these five have 8 to 40 targets.
+    accumulated, same = learnt(8, 5)
+    assert accumulated == pytest.approx(losses, rel=1e-5)
+    for a, b in zip(line.parameters(), same.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4)
+
+
 def test_a_loss_that_is_not_finite_names_the_field() -> None:
     options = Optimization(max_steps=3, batch_size=4, learning_rate=0.1)
     broken = model()
