@@ -78,7 +78,7 @@ def test_a_second_process_comes_with_the_load_and_goes_and_each_record_counts_on
         publisher.close()
         wait_for(lambda: second(mesh), lambda phase: phase is ChildPhase.READY)
         wait_for(lambda: members(mesh.kafka_bootstrap), lambda count: count == 2)
-        assert processes_with(mesh, BUS_CONSUMER_LAG) == {"1", "2"}
+        wait_for(lambda: processes_with(mesh, BUS_CONSUMER_LAG), lambda found: found == {"1", "2"})
         victim = read_state(mesh.layout).children["cleaning-2"].pid
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
