@@ -79,7 +79,9 @@ def usable_precision(wanted: Precision, device: torch.device) -> Precision:
     if wanted == "fp32" or (device.type != "cpu" and wanted != "auto"):
         return wanted
     if device.type == "cpu":
-        has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        # The processor has it, and the library that computes on it may use it: ONEDNN_MAX_CPU_ISA can forbid that.
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        has_bf16 = native and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
         has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     return "bf16" if wanted in ("bf16", "auto") and has_bf16 else "fp32"

@@ -125,12 +125,19 @@ def test_a_processor_computes_in_what_it_has(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bf16)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     device = torch.device("cpu")
     assert usable_precision(wanted, device) == used
     task = TextClassificationTask("label")
     spec = TrainingSpec("m", "b", "d", "", "0" * 64, task, Lora(), Optimization(max_steps=2, precision=wanted))
     job = Job("runs/r", tmp_path, "", tmp_path, tmp_path, tmp_path, spec, 1, tmp_path, tmp_path)
     assert bool(precision_warnings(job, device)) is warned
+
+
+def test_bf16_that_the_library_may_not_use_is_not_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    assert usable_precision("auto", torch.device("cpu")) == "fp32"
 
 
 def test_a_checkpoint_keeps_the_state_of_a_gpu(tmp_path: Path) -> None:
