@@ -43,9 +43,9 @@ classifier) to begin. The first line of both makes an editor with the YAML langu
 
 - `${NAME}` and `${NAME:-default}` are replaced from the environment. `${TIDEMILL_DATA}` is the fetched example data
   where it is not set.
-- Paths of sources are relative to the file.
+- Paths of sources are relative to the file. A mistake is reported with its line, column and field.
 - Values of an enum are written in lower case, without the enum's name: `fastest`.
-- A mistake is reported with its line, column and field.
+- `--training OTHER` takes that section from a file such as [this one](../pipelines/training/headlines-full.yaml).
 - `tidemill dataset build FILE` builds the data set only. A file for it may lack `training`, `gate` and `rollout`,
   all three together ([reports.yaml](../examples/medical/reports.yaml)).
 """

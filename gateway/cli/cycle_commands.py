@@ -57,10 +57,10 @@ CycleName = Annotated[
 ]
 
 
-def _load(path: Path) -> PipelineFile:
+def _load(path: Path, training: Path | None = None) -> PipelineFile:
     from gateway.cli.pipeline_file import load_pipeline
 
-    return load_pipeline(path)
+    return load_pipeline(path, training)
 
 
 def _exit_code(cycle: Cycle) -> int:
@@ -107,6 +107,10 @@ def _watch(connection: Connection, name: str, console: Console, json_wanted: boo
 
 def run(
     pipeline: PipelinePath,
+    training: Annotated[
+        Path | None,
+        typer.Option(help="File with a training that takes the place of the pipeline's own.", show_default=False),
+    ] = None,
     follow_it: Annotated[bool, typer.Option("--follow/--detach", help="Watch it to its end.")] = True,
     check: Annotated[
         bool, typer.Option("--check", help="Only check the file, its sources and its base model.")
@@ -116,7 +120,7 @@ def run(
     json_wanted: JsonOption = False,
 ) -> None:
     """Runs one cycle of a pipeline and shows its results. Joins a running cycle of the same file."""
-    file = _load(pipeline)
+    file = _load(pipeline, training)
     console = stderr()
     if check:
         check_sources(file)

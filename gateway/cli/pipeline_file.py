@@ -29,7 +29,8 @@ from services.kit.config import home_dir
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.grpc.validation import validate
 
-NOT_FOR_DATASETS = ("training", "gate", "rollout")
+_TRAINING = "training"
+NOT_FOR_DATASETS = (_TRAINING, "gate", "rollout")
 """Sections that a file for `tidemill dataset build` may lack."""
 _NOT_FOR_SOURCES = ("name", "dataset", *NOT_FOR_DATASETS)
 _VARIABLE = re.compile(r"\$\{([A-Z_][A-Z0-9_]*)(?::-([^}]*))?\}")
@@ -44,18 +45,22 @@ _INTEGERS = {
 
 @dataclass(frozen=True, slots=True)
 class PipelineFile:
-    """A parsed file: the pipeline that it describes, and the position of each field."""
+    """A parsed file: the pipeline that it describes, and the position of each field.
+
+    `training` is the file that its training comes from, where that is another one.
+    """
 
     path: Path
     spec: cycle_pb2.PipelineSpec
     places: Mapping[str, tuple[int, int]] = field(repr=False)
+    training: Path | None = None
 
     def locate(self, error: InvalidArgumentError, prefix: str = "") -> InvalidArgumentError:
         """A service's error about the spec, with the lines of the file; unchanged if it names no field.
 
         A request with only a part of the file as its `spec` gives the part's place as `prefix`, such as `dataset.`.
         """
-        return _located(self.path, self.places, error, prefix)
+        return _located(self.path, self.places, error, prefix, self.training)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +77,29 @@ class TrainingFile:
         return _located(self.path, self.places, error, self.prefix)
 
 
-def load_pipeline(path: Path) -> PipelineFile:
-    """The pipeline that a file describes.
+def load_pipeline(path: Path, training: Path | None = None) -> PipelineFile:
+    """The pipeline that a file describes, with the training of another file if one is given; see `load_training`.
 
     Raises:
         InvalidArgumentError: names the file, and line, column and field of everything that is wrong.
     """
     spec = cycle_pb2.PipelineSpec()
-    places = _load(path, spec)
-    return PipelineFile(path, spec, places)
+    if training is None:
+        return PipelineFile(path, spec, _load(path, spec))
+    places = {name: place for name, place in _load(path, spec, optional=(_TRAINING,)).items() if not _of_training(name)}
+    other = load_training(training)
+    spec.training.CopyFrom(other.spec)
+    moved = {
+        f"{_TRAINING}.{name.removeprefix(other.prefix)}": place
+        for name, place in other.places.items()
+        if name.startswith(other.prefix)
+    }
+    file = PipelineFile(path, spec, {**places, _TRAINING: (1, 1), **moved}, training)
+    try:
+        validate(spec)
+    except InvalidArgumentError as error:
+        raise file.locate(error) from error
+    return file
 
 
 def load_dataset(path: Path) -> PipelineFile:
@@ -149,12 +168,24 @@ def _load(path: Path, spec: Message, optional: Sequence[str] = ()) -> Mapping[st
 
 
 def _located(
-    path: Path, places: Mapping[str, tuple[int, int]], error: InvalidArgumentError, prefix: str = ""
+    path: Path,
+    places: Mapping[str, tuple[int, int]],
+    error: InvalidArgumentError,
+    prefix: str = "",
+    training: Path | None = None,
 ) -> InvalidArgumentError:
     found = [FieldViolation(prefix + v.field.removeprefix("spec."), v.description) for v in error.violations]
     if not found:
         return error
-    return _error([(path, _place(places, v.field), v.field, v.description) for v in found])
+
+    def file(name: str) -> Path:
+        return training if training and _of_training(name) else path
+
+    return _error([(file(v.field), _place(places, v.field), v.field, v.description) for v in found])
+
+
+def _of_training(name: str) -> bool:
+    return name.partition(".")[0] == _TRAINING
 
 
 _Wrong = tuple[Path, tuple[int, int] | None, str, str]

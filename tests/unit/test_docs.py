@@ -20,8 +20,8 @@ from docs.generate.pipeline import effective_default
 from gateway.cli.pipeline_file import load_dataset, load_pipeline
 from services.kit.bus.topics import TOPICS
 from services.kit.errors import InvalidArgumentError
+from tests.shipped import PIPELINES
 
-PIPELINES = sorted(path for folder in ("pipelines", "examples") for path in (ROOT / folder).rglob("*.yaml"))
 SCHEMA = ROOT / "pipelines" / "pipeline.schema.json"
 OVER_SEVERAL_FIELDS = (
     "exactly one of max_steps",

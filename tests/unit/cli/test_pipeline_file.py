@@ -14,12 +14,13 @@ from tidemill.ingest.v1.source_import_pb2 import SourcePolicy
 from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec, Rollout
 from tidemill.training.v1 import run_pb2
 
-from gateway.cli.pipeline_file import load_pipeline
+from gateway.cli.pipeline_file import load_pipeline, load_training
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.pipeline.app.cycle_runner import dataset_spec
 from services.pipeline.entrypoints.mapping import spec_from, spec_to
+from tests import shipped
 
-PIPELINES = sorted((Path(__file__).parents[3] / "pipelines").rglob("*.yaml"))
+PIPELINES = [path for path in shipped.PIPELINES if path.is_relative_to(shipped.ROOT / "pipelines")]
 
 GOOD = """\
 name: headlines
@@ -75,6 +76,57 @@ def test_every_pipeline_loads(path: Path) -> None:
     spec = load_pipeline(path).spec
     assert spec.name == path.stem
     assert all(operator.name for operator in spec.dataset.operators)
+
+
+TRAINING = """\
+# All weights.
+base_model: tiny
+model_name: headlines
+generation: {prompt_template: "{text}", target_field: headline, max_input_tokens: 64, max_target_tokens: 16}
+full: {}
+optimization: {max_steps: 60, batch_size: 4, learning_rate: 1e-4}
+compression: {variants: [int8]}
+"""
+
+
+def test_the_training_of_another_file_takes_the_place_of_the_pipelines_own(write: Write, tmp_path: Path) -> None:
+    training = tmp_path / "full.yaml"
+    training.write_text(TRAINING, encoding="utf-8")
+    whole, bare = write(GOOD), GOOD[: GOOD.index("training:")] + GOOD[GOOD.index("gate:") :]
+    expected = load_pipeline(whole).spec
+    expected.training.CopyFrom(load_training(training).spec)
+    assert load_pipeline(whole, training).spec == expected
+    assert load_pipeline(write(bare), training).spec == expected
+    # That of a pipeline file does, too.
+    training.write_text(GOOD.replace("lora: {r: 8, alpha: 16}", "full: {}").replace("1e-3", "1e-4"), encoding="utf-8")
+    assert load_pipeline(write(bare), training).spec.training.WhichOneof("method") == "full"
+
+
+def test_an_error_names_the_file_that_the_training_comes_from(write: Write, tmp_path: Path) -> None:
+    training = tmp_path / "full.yaml"
+    training.write_text(TRAINING.replace("max_steps", "steps"), encoding="utf-8")
+    with pytest.raises(InvalidArgumentError, match=rf"^{re.escape(str(training))}:6:16: optimization: unknown field"):
+        load_pipeline(write(GOOD), training)
+    training.write_text(TRAINING, encoding="utf-8")
+    file = load_pipeline(write(GOOD), training)
+    wrong = [FieldViolation(f"spec.{name}", "is wrong") for name in ("training.full", "training.lora.r", "gate")]
+    said = file.locate(InvalidArgumentError("No.", violations=wrong)).message.splitlines()
+    line = 1 + GOOD[: GOOD.index("gate:")].count("\n")
+    assert said == [
+        f"{training}:5:1: training.full: is wrong",
+        f"{training}:1:1: training.lora.r: is wrong",
+        f"{file.path}:{line}:1: gate: is wrong",
+    ]
+
+
+def test_a_rule_over_pipeline_and_training_holds_for_the_training_of_another_file(write: Write, tmp_path: Path) -> None:
+    training = tmp_path / "marks.yaml"
+    task = "token_classification: {spans_field: spans, max_input_tokens: 64}"
+    training.write_text(re.sub("(?m)^generation: .*$", task, TRAINING), encoding="utf-8")
+    augmented = GOOD.replace("  holdout:", "  augment: {operators: [{synonyms: {tables: [wordnet]}}]}\n  holdout:")
+    load_pipeline(write(GOOD), training)
+    with pytest.raises(InvalidArgumentError, match="augment changes texts"):
+        load_pipeline(write(augmented), training)
 
 
 def test_short_forms(write: Write, tmp_path: Path) -> None:
