@@ -148,6 +148,26 @@ def write_rated(folder: Path) -> Path:
     return write_snapshot(folder, rows[40:], rows[:40])
 
 
+def write_preferences(folder: Path) -> Path:
+    """Answers that say the word of the text were chosen; others were rejected, or one rating was given."""
+    rows = []
+    for number in range(48):
+        word = (*GOOD, *BAD)[number % 8]
+        other = (*GOOD, *BAD)[(number + 3) % 8]
+        good = number % 2 == 0
+        rows.append(
+            {
+                "record_id": f"rec_{number:03}",
+                "text": f"the room was {word}",
+                "chosen": f"{word} hotel",
+                "rejected": "" if number == 47 else f"{other} staff",
+                "answer": f"{word} hotel" if good else f"{other} staff",
+                "rating": "1" if good else "-1",
+            }
+        )
+    return write_snapshot(folder, rows[12:], rows[:12])
+
+
 def write_snapshot(folder: Path, train: Sequence[dict[str, str]], holdout: Sequence[dict[str, str]]) -> Path:
     """A snapshot as cleaning lays it out, as far as training reads it."""
     import pyarrow as pa

@@ -15,7 +15,7 @@ from services.training.engine.methods.lora import Lora
 from services.training.engine.methods.prompt_tuning import PromptTuning
 from services.training.engine.virtual_tokens import token_name
 from services.training.worker.parity import parity_warnings
-from tests.integration.training.bases import BAD, GOOD, make_writer, write_reviews, write_snapshot
+from tests.integration.training.bases import make_writer, write_preferences, write_reviews
 from tests.integration.training.jobs import work, writer_spec
 
 
@@ -57,29 +57,9 @@ def test_a_kind_of_lora_answers_in_its_build_as_it_was_trained(
     assert report.figures["final_loss"] < report.figures["first_loss"]
 
 
-def _preferences(folder: Path) -> Path:
-    """Answers that say the word of the text were chosen; others were rejected, or one rating was given."""
-    rows = []
-    for number in range(48):
-        word = (*GOOD, *BAD)[number % 8]
-        other = (*GOOD, *BAD)[(number + 3) % 8]
-        good = number % 2 == 0
-        rows.append(
-            {
-                "record_id": f"rec_{number:03}",
-                "text": f"the room was {word}",
-                "chosen": f"{word} hotel",
-                "rejected": "" if number == 47 else f"{other} staff",
-                "answer": f"{word} hotel" if good else f"{other} staff",
-                "rating": "1" if good else "-1",
-            }
-        )
-    return write_snapshot(folder, rows[12:], rows[:12])
-
-
 @pytest.mark.parametrize(("method", "column"), [(Dpo(r=4), "chosen"), (Kto(r=4), "answer")])
 def test_preferences_are_learnt_and_served(writer: Path, tmp_path: Path, method: Dpo | Kto, column: str) -> None:
-    snapshot = _preferences(tmp_path / "snapshot")
+    snapshot = write_preferences(tmp_path / "snapshot")
     task = GenerationTask("Write a headline.\n\n{text}", column, 96, 12)
     report = work(tmp_path / "run", writer_spec(writer, snapshot, method, task=task))
     assert report.figures["preference_examples"] == 8
