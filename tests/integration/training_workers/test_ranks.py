@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.training.adapters.job import EXIT_FAILED, EXIT_RANK_LOST, FAILURE_FILE
-from tests.unit.training.ranks_program import KINDS, OWN_ERROR
+from tests.integration.training_workers.ranks_program import KINDS, OWN_ERROR
 
 _ROOT = Path(__file__).parents[3]
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `ranks_program` left."""
     folder = tmp_path_factory.mktemp("ranks")
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.unit.training.ranks_program", str(folder)],
+        [sys.executable, "-m", "tests.integration.training_workers.ranks_program", str(folder)],
         cwd=_ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from services.training.engine.parallel import Parallel
-from tests.unit.training.parallel_program import CASES, OPTIONS, RESUMED, SIZES
+from tests.integration.training_workers.parallel_program import CASES, OPTIONS, RESUMED, SIZES
 
 _ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `parallel_program` stored."""
     folder = tmp_path_factory.mktemp("parallel")
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.unit.training.parallel_program", str(folder)],
+        [sys.executable, "-m", "tests.integration.training_workers.parallel_program", str(folder)],
         cwd=_ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr

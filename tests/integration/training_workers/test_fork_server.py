@@ -19,7 +19,7 @@ _WAITS = "import time; print('at work', flush=True); time.sleep(600)"
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    server = ForkServer("tests.unit.training.quick_fork_server")
+    server = ForkServer("tests.integration.training_workers.quick_fork_server")
     yield server
     server.close()
 
@@ -110,7 +110,7 @@ def test_a_server_that_died_while_nothing_ran_is_replaced(launch: Callable[..., 
 
 def test_the_server_ends_with_its_service_and_when_idle(tmp_path: Path) -> None:
     for closed in (True, False):
-        server = ForkServer("tests.unit.training.quick_fork_server", idle_s=600.0 if closed else 0.0)
+        server = ForkServer("tests.integration.training_workers.quick_fork_server", idle_s=600.0 if closed else 0.0)
         (tmp_path / "job").write_text("print()")
         child = server.launch(tmp_path / "job", tmp_path / "log", "")
         pid = server.pid
