@@ -88,7 +88,7 @@ class StoredFolders:
                 pq.ParquetFile(stream) as parquet,
             ):
                 rows, columns = parquet.metadata.num_rows, parquet.schema_arrow.names
-            _check(part, rows, columns, spec.learnt)
+            _check(part, rows, columns, [*spec.learnt, *(spec.sliced if part == "holdout" else ())])
 
 
 def check_files(folder: Path, uri: str) -> None:

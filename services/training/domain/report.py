@@ -62,6 +62,23 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """The models on a part of the hold-out: its examples whose `attribute` has a value.
+
+    `value` is its start, empty for examples without the attribute; `pooled_values`, unless it is zero, says how many
+    values are pooled instead. `comparison` is None of a slice with too few examples. `p_worse` is the chance that any
+    slice of the report looks as much worse than the champion, if neither model is better; None if there is no champion.
+    """
+
+    attribute: str
+    value: str
+    examples: int
+    pooled_values: int = 0
+    comparison: Comparison | None = None
+    p_worse: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LossPoint:
     """The mean loss of the steps since the point before, up to `step`."""
 
@@ -85,7 +102,7 @@ class Report:
 
     `tuned_loss` is the loss of the merged model, as `Variant.loss`. `warnings` say, for people, what was done otherwise
     than asked for. `champion` is that of the run `champion_run` on the hold-out, None if there was none. `corrections`
-    compares the models on held-back feedback, None if there was none.
+    compares the models on held-back feedback, None if there was none; `slices` compares them on parts of the hold-out.
     """
 
     tuned: Metric
@@ -101,6 +118,7 @@ class Report:
     champion_run: str = ""
     corrections: Comparison | None = None
     loss_curve: tuple[LossPoint, ...] = ()
+    slices: tuple[Slice, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, see `from_json`."""
@@ -129,6 +147,10 @@ class Report:
             champion_run=str(value.get("champion_run", "")),
             corrections=_comparison(value.get("corrections")),
             loss_curve=tuple(LossPoint(int(item["step"]), float(item["loss"])) for item in value.get("loss_curve", ())),
+            # Reports of earlier releases have no slices.
+            slices=tuple(
+                Slice(**{**item, "comparison": _comparison(item["comparison"])}) for item in value.get("slices", ())
+            ),
         )
 
 

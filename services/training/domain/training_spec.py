@@ -13,6 +13,9 @@ from services.training.domain.students import Distillation, Student, misfits, vi
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
+LENGTH = "length"
+"""Names slices by the length of a text, which is not a column."""
+MIN_SLICE_EXAMPLES = 20
 LATER: Mapping[str, bool] = {"later": True}
 """Metadata of an option that was added after runs were stored: `field(default=..., metadata=LATER)`.
 
@@ -120,6 +123,9 @@ class TrainingSpec:
     distillation: Distillation = field(default=Distillation(), metadata=LATER)
     strategy: Strategy = field(default="single", metadata=LATER)
     processes: int = field(default=1, metadata=LATER)
+    slices: tuple[str, ...] = field(default=(), metadata=LATER)
+    """What the hold-out is sliced by, see `services.training.engine.slices`; the usual, where it is there, if empty."""
+    min_slice_examples: int = field(default=MIN_SLICE_EXAMPLES, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._violations())
@@ -184,6 +190,11 @@ class TrainingSpec:
         own = [(str(getattr(self.method, option)), f"spec.{self.method.kind}.{option}")] if option else []
         return [self.task.learnt, *getattr(self.task, "further", ()), *own]
 
+    @property
+    def sliced(self) -> list[tuple[str, str]]:
+        """The columns that the hold-out is to be sliced by, each with the field of the spec that names it."""
+        return [(name, "spec.evaluation.slices") for name in self.slices if name != LENGTH]
+
     def check_base(self, base: BaseModel) -> None:
         """Checks the spec against its base model.
 
@@ -240,6 +251,7 @@ class TrainingSpec:
                 # Specs of earlier releases have none.
                 "students": tuple(Student(**item) for item in value.get("students", ())),
                 "distillation": Distillation(**value.get("distillation", {})),
+                "slices": tuple(value.get("slices", ())),
             }
         )
 

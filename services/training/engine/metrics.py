@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from services.kit.spans import Span
 from services.training.domain.report import Comparison, Metric
@@ -13,7 +13,13 @@ from services.training.domain.report import Comparison, Metric
 if TYPE_CHECKING:
     import numpy as np
 
-_RESAMPLES = 2000
+    Array = np.ndarray[Any, Any]
+
+RESAMPLES = 2000
+DRAWN_AT_ONCE = 4_000_000
+"""Examples that are drawn at once: 32 MB of them."""
+Score = Sequence[float]
+"""The numbers of one example of which a measure takes the sums."""
 _IDEOGRAPHS = "\\u3040-\\u30ff\\u3400-\\u9fff\\uf900-\\ufaff"
 _WORDS = re.compile(rf"[{_IDEOGRAPHS}]|[^\W_{_IDEOGRAPHS}]+")
 
@@ -43,41 +49,71 @@ def correct(references: Sequence[str], answers: Sequence[str]) -> list[float]:
     return [float(r == a) for r, a in zip(references, answers, strict=True)]
 
 
-def mean_with_interval(name: str, scores: Sequence[float], *, seed: int = 0) -> Metric:
-    """Mean of per-example scores with its bootstrap percentile interval (Efron 1979), 2,000 resamples.
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A metric of a set of examples that follows from sums over them, so that any part of the set can be measured.
+
+    `of` takes sums [..., numbers] of the examples' scores and gives the metric [...].
+    """
+
+    name: str
+    of: Callable[[Array], Array]
+
+
+def mean_of(name: str) -> Measure:
+    """The mean of scores, see `alone`."""
+    return Measure(name, lambda sums: sums[..., 0] / sums[..., 1])
+
+
+def alone(scores: Sequence[float]) -> list[Score]:
+    """Scores of which a measure is the mean: each with the number of its examples."""
+    return [(score, 1.0) for score in scores]
+
+
+def f1_of(name: str) -> Measure:
+    """The F1 over all things that were found, of `SpanCounts`; 0 where there is nothing to find and nothing found."""
+    return Measure(name, lambda sums: _share(2 * sums[..., 0], sums[..., 1] + sums[..., 2]))
+
+
+def measured(measure: Measure, scores: Sequence[Score], *, seed: int = 0) -> Metric:
+    """A metric with its bootstrap percentile interval over examples (Efron 1979), 2,000 resamples.
 
     Raises:
         ValueError: there are no scores.
     """
-    import numpy as np
+    ((value, resampled),) = _resampled(measure, [scores], seed)
+    return _interval(measure.name, value, resampled, len(scores))
 
-    if not scores:
-        raise ValueError(f"{name}: no scores to average")
-    values: np.ndarray[Any, Any] = np.asarray(scores, dtype=np.float64)
-    return _interval(name, float(values.mean()), values[_picks(len(values), seed)].mean(axis=1), len(values))
+
+def mean_with_interval(name: str, scores: Sequence[float], *, seed: int = 0) -> Metric:
+    """Mean of per-example scores with its interval, see `measured`."""
+    return measured(mean_of(name), alone(scores), seed=seed)
 
 
 def compared(
-    name: str, tuned: Sequence[float], base: Sequence[float] | None, champion: Sequence[float] | None
+    measure: Measure,
+    tuned: Sequence[Score],
+    base: Sequence[Score] | None,
+    champion: Sequence[Score] | None,
+    *,
+    seed: int = 0,
 ) -> Comparison:
-    """The models by their scores on the same examples, with the paired differences.
+    """The models by their scores on the same examples, with their differences by a paired bootstrap over examples.
 
     Args:
-        name: of the metric; that of a difference ends with `_difference`.
+        measure: what follows from the scores; the name of a difference ends with `_difference`.
         tuned: one score an example.
         base: likewise, in the same order; None if the base model has no answer.
         champion: likewise; None if there is no champion.
+        seed: of the bootstrap.
     """
-
-    def mean(scores: Sequence[float] | None) -> Metric | None:
-        return None if scores is None else mean_with_interval(name, scores)
-
-    def gain(others: Sequence[float] | None) -> Metric | None:
-        if others is None:
-            return None
-        return mean_with_interval(f"{name}_difference", [t - o for t, o in zip(tuned, others, strict=True)])
-
-    return Comparison(mean_with_interval(name, tuned), mean(base), mean(champion), gain(base), gain(champion))
+    models = {name: scores for name, scores in (("base", base), ("champion", champion)) if scores is not None}
+    (own, owns), *others = _resampled(measure, [tuned, *models.values()], seed)
+    found: dict[str, Metric] = {}
+    for name, (value, resampled) in zip(models, others, strict=True):
+        found[name] = _interval(measure.name, value, resampled, len(tuned))
+        found[f"over_{name}"] = _interval(f"{measure.name}_difference", own - value, owns - resampled, len(tuned))
+    return Comparison(_interval(measure.name, own, owns, len(tuned)), **found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,28 +126,16 @@ class TextLoss:
 
 def loss_per_token(losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
     """Cross entropy per token over all answers, with its bootstrap interval over answers."""
-    import numpy as np
-
-    nats = np.array([item.nats for item in losses], dtype=np.float64)
-    tokens = np.array([item.tokens for item in losses], dtype=np.float64)
-    picks = _picks(len(losses), seed)
-    resampled = nats[picks].sum(axis=1) / tokens[picks].sum(axis=1)
-    return _interval("loss_per_token", float(nats.sum() / tokens.sum()), resampled, len(losses))
+    return measured(mean_of("loss_per_token"), [(item.nats, item.tokens) for item in losses], seed=seed)
 
 
 def loss_increase(reference: Sequence[TextLoss], losses: Sequence[TextLoss], *, seed: int = 0) -> Metric:
     """Relative increase of the loss over a reference model's, paired by answer."""
-    import numpy as np
-
-    before = np.array([item.nats for item in reference], dtype=np.float64)
-    after = np.array([item.nats for item in losses], dtype=np.float64)
-    picks = _picks(len(before), seed)
-    resampled = after[picks].sum(axis=1) / before[picks].sum(axis=1) - 1
-    return _interval("loss_increase", float(after.sum() / before.sum() - 1), resampled, len(before))
+    pairs = [(after.nats, before.nats) for after, before in zip(losses, reference, strict=True)]
+    return measured(Measure("loss_increase", lambda sums: sums[..., 0] / sums[..., 1] - 1), pairs, seed=seed)
 
 
-@dataclass(frozen=True, slots=True)
-class SpanCounts:
+class SpanCounts(NamedTuple):
     """Spans of one text: those found that are right in place and label, all found, and all that there are."""
 
     right: int
@@ -127,66 +151,20 @@ def span_counts(wanted: Sequence[Span], found: Sequence[Span]) -> SpanCounts:
 
 def span_metrics(counts: Sequence[SpanCounts], *, seed: int = 0) -> dict[str, Metric]:
     """`entity_precision`, `entity_recall` and `entity_f1` over all spans, with bootstrap intervals over texts."""
-    return {
-        name: _interval(name, value, resampled, len(counts))
-        for name, (value, resampled) in _resampled_spans(counts, seed).items()
-    }
+    measures = (
+        Measure("entity_precision", lambda sums: _share(sums[..., 0], sums[..., 1])),
+        Measure("entity_recall", lambda sums: _share(sums[..., 0], sums[..., 2])),
+        f1_of("entity_f1"),
+    )
+    return {measure.name: measured(measure, counts, seed=seed) for measure in measures}
 
 
-def spans_compared(tuned: Sequence[SpanCounts], champion: Sequence[SpanCounts] | None, *, seed: int = 0) -> Comparison:
-    """The entity F1 of both models on the same texts, with their difference by a paired bootstrap over texts.
-
-    Args:
-        tuned: counts of each text.
-        champion: likewise, in the same order; None if there is no champion.
-        seed: of the bootstrap.
-    """
-    name = "entity_f1"
-    value, resampled = _resampled_spans(tuned, seed)[name]
-    own = _interval(name, value, resampled, len(tuned))
-    if champion is None:
-        return Comparison(own)
-    other, others = _resampled_spans(champion, seed)[name]
-    over = _interval(f"{name}_difference", value - other, resampled - others, len(tuned))
-    return Comparison(own, champion=_interval(name, other, others, len(champion)), over_champion=over)
-
-
-def _resampled_spans(counts: Sequence[SpanCounts], seed: int) -> dict[str, tuple[float, np.ndarray[Any, Any]]]:
-    """Each metric of spans, and its values on the resampled texts; the same seed picks the same texts."""
-    import numpy as np
-
-    table = np.array([(each.right, each.found, each.wanted) for each in counts], dtype=np.float64)
-    right, found, wanted = table[_picks(len(counts), seed)].sum(axis=1).T
-    r, f, w = table.sum(axis=0)
-    parts = {"precision": (r, f, right, found), "recall": (r, w, right, wanted)}
-    parts["f1"] = (2 * r, f + w, 2 * right, found + wanted)
-    return {
-        f"entity_{name}": (float(over / max(under, 1)), overs / np.maximum(unders, 1))
-        for name, (over, under, overs, unders) in parts.items()
-    }
-
-
-def labels_compared(
-    wanted: Sequence[Sequence[str]],
-    tuned: Sequence[Sequence[str]],
-    champion: Sequence[Sequence[str]] | None,
-    *,
-    seed: int = 0,
-) -> Comparison:
-    """The micro F1 of both models' labels of the same texts, with their difference by a paired bootstrap over texts.
-
-    Args:
-        wanted: the labels of each text.
-        tuned: the labels that a model assigned to each.
-        champion: likewise; None if there is no champion.
-        seed: of the bootstrap.
-    """
-    own = label_metrics(wanted, tuned, seed=seed)["micro_f1"]
-    if champion is None:
-        return Comparison(own)
-    (value, resampled), (other, others) = (_resampled_micro(wanted, found, seed) for found in (tuned, champion))
-    over = _interval("micro_f1_difference", value - other, resampled - others, len(wanted))
-    return Comparison(own, champion=label_metrics(wanted, champion, seed=seed)["micro_f1"], over_champion=over)
+def label_counts(wanted: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> list[SpanCounts]:
+    """The labels of each text: those found that are right, all found, and all that there are."""
+    return [
+        SpanCounts(len(set(right) & set(given)), len(set(given)), len(set(right)))
+        for right, given in zip(wanted, found, strict=True)
+    ]
 
 
 def label_metrics(
@@ -199,90 +177,86 @@ def label_metrics(
     """
     import numpy as np
 
-    picks = _picks(len(wanted), seed)
-    value, resampled = _resampled_micro(wanted, found, seed)
     places = {label: at for at, label in enumerate(sorted({label for labels in wanted for label in labels}))}
     counts = np.zeros((len(wanted), 3, len(places)))
     for row, (right, given) in enumerate(zip(wanted, found, strict=True)):
         for kind, labels in enumerate((set(right) & set(given), set(given), set(right))):
             for label in labels & places.keys():
                 counts[row, kind, places[label]] = 1
-    # How often each resample has each text, [resamples, texts], instead of the texts themselves.
-    times = np.stack([np.bincount(pick, minlength=len(wanted)) for pick in picks]).astype(np.float64)
 
-    def macro(sums: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """[..., 3, labels] -> [...]."""
-        scores = 2 * sums[..., 0, :] / np.maximum(sums[..., 1, :] + sums[..., 2, :], 1)
-        means: np.ndarray[Any, Any] = scores.mean(axis=-1)
+    def macro(sums: Array) -> Array:
+        """[..., 3 * labels] -> [...]."""
+        each = sums.reshape(*sums.shape[:-1], 3, len(places))
+        means: Array = _share(2 * each[..., 0, :], each[..., 1, :] + each[..., 2, :]).mean(axis=-1)
         return means
 
-    sums = (times @ counts.reshape(len(wanted), -1)).reshape(len(times), *counts.shape[1:])
     whole = [float(set(right) == set(given)) for right, given in zip(wanted, found, strict=True)]
     return {
-        "micro_f1": _interval("micro_f1", value, resampled, len(wanted)),
-        "macro_f1": _interval("macro_f1", float(macro(counts.sum(axis=0))), macro(sums), len(wanted)),
+        "micro_f1": measured(f1_of("micro_f1"), label_counts(wanted, found), seed=seed),
+        "macro_f1": measured(Measure("macro_f1", macro), counts.reshape(len(wanted), -1).tolist(), seed=seed),
         "subset_accuracy": mean_with_interval("subset_accuracy", whole, seed=seed),
     }
 
 
-def _resampled_micro(
-    wanted: Sequence[Sequence[str]], found: Sequence[Sequence[str]], seed: int
-) -> tuple[float, np.ndarray[Any, Any]]:
-    counts = [
-        SpanCounts(len(set(right) & set(given)), len(set(given)), len(set(right)))
-        for right, given in zip(wanted, found, strict=True)
+def _kappa(sums: Array) -> Array:
+    """Of sums of `ordinal_scores`: [..., 6] -> [...]."""
+    import numpy as np
+
+    a, b, aa, bb, seen = np.moveaxis(sums[..., 1:] / sums[..., :1], -1, 0)
+    # The mean of all pairs' squared distances.
+    expected = (aa - a**2) + (bb - b**2) + (a - b) ** 2
+    scores: Array = np.where(expected > 0, 1 - seen / np.where(expected > 0, expected, 1), 0.0)
+    return scores
+
+
+QUADRATIC_KAPPA = Measure("quadratic_weighted_kappa", _kappa)
+"""Cohen 1968: 1 minus the squared distances between wanted and found labels, over those that would be expected of
+independent ones with the same frequencies. Where nothing varies it is 0. Its scores are `ordinal_scores`.
+"""
+
+
+def ordinal_scores(wanted: Sequence[int], found: Sequence[int]) -> list[Score]:
+    """Of the places of each text's labels in their order."""
+    return [(1.0, a, b, a * a, b * b, (a - b) ** 2) for a, b in zip(wanted, found, strict=True)]
+
+
+def _share(part: Array, whole: Array) -> Array:
+    """Part of a whole of counts; 0 of an empty one."""
+    import numpy as np
+
+    shares: Array = part / np.maximum(whole, 1)
+    return shares
+
+
+def _resampled(measure: Measure, models: Sequence[Sequence[Score]], seed: int) -> list[tuple[float, Array]]:
+    """The metric of each model, and its values on the resampled examples, which are the same for all models."""
+    import numpy as np
+
+    count = len(models[0])
+    if not count:
+        raise ValueError(f"{measure.name}: no scores to measure")
+    tables = [np.asarray(scores, dtype=np.float64) for scores in models]  # [examples, numbers]
+    generator = np.random.default_rng(seed)
+    parts: list[list[Array]] = [[] for _ in models]
+    for rows in blocks(count):
+        picks = generator.integers(0, count, size=(rows, count))
+        # How often each resample has each example, instead of the examples themselves.
+        places = picks + np.arange(rows)[:, None] * count
+        times = np.bincount(places.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+        for part, table in zip(parts, tables, strict=True):
+            part.append(measure.of(times @ table))
+    return [
+        (float(measure.of(table.sum(axis=0))), np.concatenate(part)) for table, part in zip(tables, parts, strict=True)
     ]
-    return _resampled_spans(counts, seed)["entity_f1"]
 
 
-def ordinal_compared(
-    wanted: Sequence[int], tuned: Sequence[int], champion: Sequence[int] | None, *, seed: int = 0
-) -> Comparison:
-    """The quadratic weighted kappa of both models on the same texts, with their difference by a paired bootstrap.
-
-    Cohen 1968: 1 minus the squared distances between wanted and found labels, over those that would be expected of
-    independent ones with the same frequencies. Where nothing varies it is 0.
-
-    Args:
-        wanted: place of each text's label in their order.
-        tuned: that of the label that a model gave.
-        champion: likewise; None if there is no champion.
-        seed: of the bootstrap.
-    """
-    name = "quadratic_weighted_kappa"
-    value, resampled = _resampled_kappa(wanted, tuned, seed)
-    own = _interval(name, value, resampled, len(wanted))
-    if champion is None:
-        return Comparison(own)
-    other, others = _resampled_kappa(wanted, champion, seed)
-    over = _interval(f"{name}_difference", value - other, resampled - others, len(wanted))
-    return Comparison(own, champion=_interval(name, other, others, len(wanted)), over_champion=over)
+def blocks(count: int) -> list[int]:
+    """How many of `RESAMPLES` are drawn at once, each of as many examples as `count`."""
+    most = max(1, DRAWN_AT_ONCE // max(1, count))
+    return [min(most, RESAMPLES - start) for start in range(0, RESAMPLES, most)]
 
 
-def _resampled_kappa(wanted: Sequence[int], found: Sequence[int], seed: int) -> tuple[float, np.ndarray[Any, Any]]:
-    import numpy as np
-
-    right, given = (np.asarray(values, dtype=np.float64) for values in (wanted, found))
-
-    def kappa(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """[..., texts] -> [...]."""
-        seen = np.square(a - b).mean(axis=-1)
-        # The mean of all pairs' squared distances.
-        expected = a.var(axis=-1) + b.var(axis=-1) + np.square(a.mean(axis=-1) - b.mean(axis=-1))
-        scores: np.ndarray[Any, Any] = np.where(expected > 0, 1 - seen / np.where(expected > 0, expected, 1), 0.0)
-        return scores
-
-    picks = _picks(len(right), seed)
-    return float(kappa(right, given)), kappa(right[picks], given[picks])
-
-
-def _picks(count: int, seed: int) -> np.ndarray[Any, Any]:
-    import numpy as np
-
-    return np.random.default_rng(seed).integers(0, count, size=(_RESAMPLES, count))
-
-
-def _interval(name: str, value: float, resampled: np.ndarray[Any, Any], count: int) -> Metric:
+def _interval(name: str, value: float, resampled: Array, count: int) -> Metric:
     import numpy as np
 
     low, high = np.percentile(resampled, [2.5, 97.5])

@@ -20,7 +20,7 @@ from services.training.domain.run import Run, RunState
 from services.training.domain.strategies import Strategy
 from services.training.domain.students import Distillation, Student
 from services.training.domain.tasks import TASKS, VARIANTS, Task
-from services.training.domain.training_spec import Method, Optimization, Precision, TrainingSpec
+from services.training.domain.training_spec import MIN_SLICE_EXAMPLES, Method, Optimization, Precision, TrainingSpec
 from services.training.engine.advising import Advice
 from services.training.engine.methods import make_method, make_plugin
 from services.training.engine.run_plan import RunPlan
@@ -85,6 +85,8 @@ def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
         # In a fixed order, so that the order in the request does not change the run's digest.
         variants=tuple(name for name in VARIANTS if name in spec.compression.variants),
         max_eval_examples=spec.evaluation.max_examples,
+        slices=tuple(sorted(spec.evaluation.slices)),
+        min_slice_examples=spec.evaluation.min_slice_examples or MIN_SLICE_EXAMPLES,
         students=tuple(_student_from(student) for student in spec.compression.students),
         distillation=_distillation_from(spec.compression.distillation),
         strategy=_STRATEGIES[spec.strategy],
@@ -119,7 +121,11 @@ def spec_to(spec: TrainingSpec) -> run_pb2.TrainingSpec:
             seed=o.seed,
             checkpoint_every=o.checkpoint_every,
         ),
-        evaluation=run_pb2.Evaluation(max_examples=spec.max_eval_examples),
+        evaluation=run_pb2.Evaluation(
+            max_examples=spec.max_eval_examples,
+            slices=spec.slices,
+            min_slice_examples=spec.min_slice_examples if spec.min_slice_examples != MIN_SLICE_EXAMPLES else 0,
+        ),
         compression=run_pb2.Compression(
             variants=spec.variants,
             students=[run_pb2.Student(**asdict(student)) for student in spec.students],
@@ -333,4 +339,15 @@ def _report_to(report: Report) -> run_pb2.Report:
         champion_run=report.champion_run,
         corrections=_comparison_to(report.corrections),
         loss_curve=_points(report.loss_curve),
+        slices=[
+            run_pb2.Slice(
+                attribute=item.attribute,
+                value=item.value,
+                pooled_values=item.pooled_values,
+                examples=item.examples,
+                comparison=_comparison_to(item.comparison),
+                p_worse=item.p_worse,
+            )
+            for item in report.slices
+        ],
     )

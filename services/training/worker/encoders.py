@@ -201,7 +201,7 @@ class EncoderRun(TaskRun[A]):
             }
             item = measured[name]
             digest, size = seal(job, path, manifest, item.get("probes"))
-            quality = self.compared(self.material.holdout, item["answers"], None, None).tuned
+            quality = self.quality(item["answers"])
             speed = {key: item[key] for key in ("examples_per_second", "latency_p50_ms")}
             variants.append(Variant(name, path.as_uri(), digest, size, quality, **speed))
         phase.end()

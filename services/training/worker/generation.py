@@ -11,15 +11,17 @@ from services.kit.engine import RUNTIME
 from services.kit.probes import TEXTS as PROBE_TEXTS
 from services.training.adapters import language_builds
 from services.training.adapters.job import Champion, Job
-from services.training.domain.report import Comparison, Variant
+from services.training.domain.report import Variant
 from services.training.domain.tasks import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.method_capabilities import AddsTokens
 from services.training.engine.metrics import (
+    Score,
     TextLoss,
-    compared,
+    alone,
     loss_increase,
     loss_per_token,
+    mean_of,
     rouge_l,
 )
 from services.training.engine.prompts import prompts_of, training_pairs
@@ -47,6 +49,7 @@ class GenerationRun(TaskRun[str]):
     """An answer is a text."""
 
     ANSWERS_UNTRAINED = True
+    MEASURE = mean_of("rouge_l")
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         super().__init__(job, material, should_stop)
@@ -146,7 +149,7 @@ class GenerationRun(TaskRun[str]):
                     path.as_uri(),
                     digest,
                     size,
-                    self.compared(self.material.holdout, item["answers"], None, None).tuned,
+                    self.quality(item["answers"]),
                     tokens_per_second=item["tokens_per_second"],
                     time_to_first_token_ms=item["time_to_first_token_ms"],
                     loss=loss_per_token(own),
@@ -157,13 +160,9 @@ class GenerationRun(TaskRun[str]):
         parity = Parity(SAME, same, parity_warnings(same))
         return Builds(tuple(variants), parity.figures, parity.warnings, loss_per_token(losses))
 
-    def compared(
-        self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None
-    ) -> Comparison:
+    def scored(self, rows: Rows, answers: Sequence[str]) -> list[Score]:
         """See `TaskRun`."""
-        references = [self.reference(row) for row in rows]
-        scores = [None if answers is None else rouge_l(references, answers) for answers in (base, champion)]
-        return compared("rouge_l", rouge_l(references, tuned), *scores)
+        return alone(rouge_l([self.reference(row) for row in rows], answers))
 
     def ranked(self, tuned: Sequence[str], base: Sequence[str] | None) -> list[int]:
         """From the largest gain over the base model to the smallest."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from services.kit.errors import FailedPreconditionError
 from services.kit.labels import THRESHOLD, labels_answer, probabilities
 from services.training.adapters.job import Job, write_json
-from services.training.domain.report import Comparison
 from services.training.domain.tasks import MultiLabelClassificationTask
 from services.training.engine.labels import best_thresholds, calibrates, labels_of_row, lift
-from services.training.engine.metrics import label_metrics, labels_compared
+from services.training.engine.metrics import Score, f1_of, label_counts, label_metrics
 from services.training.engine.tasks import MultiLabelObjective
 from services.training.worker.champion import Rows
 from services.training.worker.encoders import EncoderRun, Tokens
@@ -33,6 +32,7 @@ class MultiLabelClassificationRun(EncoderRun[Labels]):
     """
 
     INDEPENDENT: ClassVar[bool] = True
+    MEASURE = f1_of("micro_f1")
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         task = job.spec.task
@@ -97,11 +97,9 @@ class MultiLabelClassificationRun(EncoderRun[Labels]):
         """See `EncoderRun`."""
         return labels_answer(answer)
 
-    def compared(
-        self, rows: Rows, tuned: Sequence[Labels], base: Sequence[Labels] | None, champion: Sequence[Labels] | None
-    ) -> Comparison:
+    def scored(self, rows: Rows, answers: Sequence[Labels]) -> list[Score]:
         """See `TaskRun`."""
-        return labels_compared(self._labels(rows), tuned, champion)
+        return [*label_counts(self._labels(rows), answers)]
 
     def figures(self, tuned: Sequence[Labels]) -> Mapping[str, float]:
         """The other metrics with their intervals, what always giving the same labels would reach, and the calibration.

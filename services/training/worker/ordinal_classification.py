@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 
 from services.kit.errors import FailedPreconditionError
 from services.training.adapters.job import Job
-from services.training.domain.report import Comparison
 from services.training.domain.tasks import OrdinalClassificationTask
-from services.training.engine.metrics import correct, mean_with_interval, ordinal_compared
+from services.training.engine.metrics import QUADRATIC_KAPPA, Score, correct, mean_with_interval, ordinal_scores
 from services.training.engine.tasks import ClassificationObjective
 from services.training.worker.champion import Rows
 from services.training.worker.encoders import EncoderRun, Tokens
@@ -20,6 +19,7 @@ class OrdinalClassificationRun(EncoderRun[str]):
     """An answer is a label, the most probable one; that of a champion may be of another set of labels."""
 
     ORDERED: ClassVar[bool] = True
+    MEASURE = QUADRATIC_KAPPA
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         task = job.spec.task
@@ -68,12 +68,9 @@ class OrdinalClassificationRun(EncoderRun[str]):
             )
         return answers
 
-    def compared(
-        self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None
-    ) -> Comparison:
+    def scored(self, rows: Rows, answers: Sequence[str]) -> list[Score]:
         """See `TaskRun`."""
-        other = None if champion is None else self._places(champion)
-        return ordinal_compared(self._places(self._references(rows)), self._places(tuned), other)
+        return ordinal_scores(self._places(self._references(rows)), self._places(answers))
 
     def figures(self, tuned: Sequence[str]) -> Mapping[str, float]:
         """Accuracy and mean absolute error, with intervals, and those of the commonest or middle label alone."""

@@ -128,7 +128,7 @@ def material_of(job: Job, rank: int = 0) -> Material:
     spec, snapshot = job.spec, checked_snapshot(job)
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
-    holdout = read_rows(snapshot, "holdout", spec.learnt)
+    holdout = read_rows(snapshot, "holdout", [*spec.learnt, *spec.sliced])
     corrections = read_corrections(snapshot, spec.task.learnt)
     device = torch.device("cpu")
     if torch.cuda.is_available():

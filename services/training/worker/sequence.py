@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
 
 from services.training.adapters.job import Champion, Job
-from services.training.domain.report import Comparison, Example, Metric, Report, Variant
+from services.training.domain.report import Example, Metric, Report, Slice, Variant
+from services.training.engine.metrics import Measure, Score, compared, measured
 from services.training.engine.parallel import Parallel
+from services.training.engine.slices import USUAL, cuts, sliced
 from services.training.worker.champion import Rows, champion_answers
 from services.training.worker.phases import (
     Material,
@@ -56,6 +58,8 @@ class TaskRun(ABC, Generic[A]):
 
     ANSWERS_UNTRAINED: ClassVar[bool] = False
     """Whether the base model has answers, too; a fresh classification head has none."""
+    MEASURE: ClassVar[Measure]
+    """The metric of the task."""
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         self.job = job
@@ -97,10 +101,12 @@ class TaskRun(ABC, Generic[A]):
         """Makes the builds and measures each by the runtime that serves it; `tuned` are the answers to the hold-out."""
 
     @abstractmethod
-    def compared(
-        self, rows: Rows, tuned: Sequence[A], base: Sequence[A] | None, champion: Sequence[A] | None
-    ) -> Comparison:
-        """The metric of each model's answers to the same rows."""
+    def scored(self, rows: Rows, answers: Sequence[A]) -> list[Score]:
+        """What the answer to each row counts in `MEASURE`."""
+
+    def quality(self, answers: Sequence[A]) -> Metric:
+        """The metric of a build's answers to the hold-out."""
+        return measured(self.MEASURE, self.scored(self.material.holdout, answers))
 
     def figures(self, tuned: Sequence[A]) -> Mapping[str, float]:
         """More figures about the answers to the hold-out."""
@@ -153,7 +159,9 @@ def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
     check_stop(should_stop)
     champion = champion_answers(job, holdout, corrections, task.champion_answers)
     builds = task.compress(tuned)
-    found = task.compared(holdout, tuned, base, champion.holdout)
+    scores = _scores(task, holdout, tuned, base, champion.holdout)
+    found = compared(task.MEASURE, *scores)
+    slices, unsliced = _sliced(job, task.MEASURE, holdout, scores)
 
     def example(at: int) -> Example:
         row = holdout[at]
@@ -169,14 +177,42 @@ def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
         variants=builds.variants,
         figures={**trained, **task.figures(tuned), **builds.figures},
         tuned_loss=builds.loss,
-        warnings=(*precision_warnings(job, material.device), *builds.warnings, *champion.warnings),
+        warnings=(*precision_warnings(job, material.device), *builds.warnings, *champion.warnings, *unsliced),
         champion=found.champion,
         over_champion=found.over_champion,
         champion_run=champion.run,
-        corrections=task.compared(corrections, tuned_corrected, base_corrected, champion.corrections)
+        corrections=compared(
+            task.MEASURE, *_scores(task, corrections, tuned_corrected, base_corrected, champion.corrections)
+        )
         if corrections
         else None,
+        slices=slices,
     )
+
+
+_Scores = tuple[list[Score], list[Score] | None, list[Score] | None]
+"""Of the tuned model, the base model and the champion, on the same rows."""
+
+
+def _scores(
+    task: TaskRun[A], rows: Rows, tuned: Sequence[A], base: Sequence[A] | None, champion: Sequence[A] | None
+) -> _Scores:
+    others = [None if answers is None else task.scored(rows, answers) for answers in (base, champion)]
+    return task.scored(rows, tuned), others[0], others[1]
+
+
+def _sliced(job: Job, measure: Measure, rows: Rows, scores: _Scores) -> tuple[tuple[Slice, ...], tuple[str, ...]]:
+    """The slices of the hold-out, and a warning for each attribute that the spec names and that has none."""
+    spec = job.spec
+    made = {name: cuts(rows, name, spec.min_slice_examples) for name in spec.slices or USUAL}
+    wrong = tuple(
+        f"evaluation.slices: {name} has no two slices in the {len(rows):,} records of the hold-out, of which one has "
+        f"{spec.min_slice_examples} or more."
+        for name in spec.slices
+        if not made[name]
+    )
+    every = [each for found in made.values() for each in found]
+    return sliced(measure, every, spec.min_slice_examples, *scores), wrong
 
 
 def run_rank(job: Job, parallel: Parallel) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 from services.kit.errors import FailedPreconditionError
 from services.training.adapters.job import Job
-from services.training.domain.report import Comparison
 from services.training.domain.tasks import TextClassificationTask
-from services.training.engine.metrics import compared, correct
+from services.training.engine.metrics import Score, alone, correct, mean_of
 from services.training.engine.tasks import ClassificationObjective
 from services.training.worker.champion import Rows
 from services.training.worker.encoders import EncoderRun, Tokens
@@ -18,6 +17,8 @@ from services.training.worker.phases import Material
 
 class TextClassificationRun(EncoderRun[str]):
     """An answer is a label."""
+
+    MEASURE = mean_of("accuracy")
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         task = job.spec.task
@@ -47,13 +48,9 @@ class TextClassificationRun(EncoderRun[str]):
         """See `EncoderRun`."""
         return answer
 
-    def compared(
-        self, rows: Rows, tuned: Sequence[str], base: Sequence[str] | None, champion: Sequence[str] | None
-    ) -> Comparison:
+    def scored(self, rows: Rows, answers: Sequence[str]) -> list[Score]:
         """See `TaskRun`."""
-        references = self._references(rows)
-        other = None if champion is None else correct(references, champion)
-        return compared("accuracy", correct(references, tuned), None, other)
+        return alone(correct(self._references(rows), answers))
 
     def figures(self, tuned: Sequence[str]) -> Mapping[str, float]:
         """The accuracy of always answering with the commonest label."""

@@ -12,7 +12,6 @@ from services.kit.errors import FailedPreconditionError
 from services.kit.probes import vector_answer
 from services.training.adapters import encoder_builds
 from services.training.adapters.job import Job
-from services.training.domain.report import Comparison
 from services.training.domain.tasks import Task, TextEmbeddingTask
 from services.training.engine.embedding import (
     ContrastiveObjective,
@@ -23,7 +22,7 @@ from services.training.engine.embedding import (
     retrieved,
     unpacked,
 )
-from services.training.engine.metrics import compared, mean_with_interval
+from services.training.engine.metrics import Score, alone, mean_of, mean_with_interval
 from services.training.worker.champion import Rows
 from services.training.worker.encoders import EncoderRun, Tokens, encoder_of
 from services.training.worker.parity import Parity, vector_parity
@@ -42,6 +41,7 @@ class TextEmbeddingRun(EncoderRun[Vectors]):
     """An answer is the embeddings of a row, by which all rows are compared: each text is to find its positive."""
 
     ANSWERS_UNTRAINED = True
+    MEASURE = mean_of(METRIC)
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         task = job.spec.task
@@ -118,19 +118,9 @@ class TextEmbeddingRun(EncoderRun[Vectors]):
         """See `EncoderRun`."""
         return vector_answer(unpacked([answer["text"]])[0].tolist())
 
-    def compared(
-        self,
-        rows: Rows,
-        tuned: Sequence[Vectors],
-        base: Sequence[Vectors] | None,
-        champion: Sequence[Vectors] | None,
-    ) -> Comparison:
-        """See `TaskRun`."""
-        own, *others = (
-            None if answers is None else _reciprocal(self._found(rows, answers)) for answers in (tuned, base, champion)
-        )
-        assert own is not None
-        return compared(METRIC, own, *others)
+    def scored(self, rows: Rows, answers: Sequence[Vectors]) -> list[Score]:
+        """See `TaskRun`; each text is to find its positive among those of all rows, also where a slice is measured."""
+        return alone(_reciprocal(self._found(rows, answers)))
 
     def figures(self, tuned: Sequence[Vectors]) -> Mapping[str, float]:
         """How often the positive is the first that is found, and within ten; and what narrower embeddings reach."""

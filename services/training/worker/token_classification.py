@@ -9,10 +9,9 @@ from services.kit.errors import FailedPreconditionError
 from services.kit.probes import spans_answer
 from services.kit.spans import Span, spans_of, tags_for, tags_of
 from services.training.adapters.job import Job
-from services.training.domain.report import Comparison
 from services.training.domain.tasks import TokenClassificationTask
 from services.training.engine.annotations import Lexicon, spans_of_row
-from services.training.engine.metrics import SpanCounts, span_counts, span_metrics, spans_compared
+from services.training.engine.metrics import Score, SpanCounts, f1_of, span_counts, span_metrics
 from services.training.engine.tasks import NO_TAG, TokenObjective
 from services.training.worker.champion import Rows
 from services.training.worker.encoders import EncoderRun, Tokens
@@ -26,6 +25,7 @@ class TokenClassificationRun(EncoderRun[Found]):
     """An answer is the spans of a text."""
 
     EACH_TOKEN = True
+    MEASURE = f1_of("entity_f1")
 
     def __init__(self, job: Job, material: Material, should_stop: Callable[[], bool]) -> None:
         task = job.spec.task
@@ -67,12 +67,9 @@ class TokenClassificationRun(EncoderRun[Found]):
         """See `EncoderRun`."""
         return spans_answer(answer)
 
-    def compared(
-        self, rows: Rows, tuned: Sequence[Found], base: Sequence[Found] | None, champion: Sequence[Found] | None
-    ) -> Comparison:
+    def scored(self, rows: Rows, answers: Sequence[Found]) -> list[Score]:
         """See `TaskRun`."""
-        wanted = self._spans(rows)
-        return spans_compared(_counts(wanted, tuned), None if champion is None else _counts(wanted, champion))
+        return [*_counts(self._spans(rows), answers)]
 
     def figures(self, tuned: Sequence[Found]) -> Mapping[str, float]:
         """Precision and recall, and what remembering every span of the training texts would reach."""

@@ -7,7 +7,7 @@ import pytest
 from services.kit.errors import FailedPreconditionError
 from services.kit.spans import Span
 from services.training.engine.annotations import Lexicon, spans_of_row
-from services.training.engine.metrics import SpanCounts, span_counts, span_metrics, spans_compared
+from services.training.engine.metrics import SpanCounts, compared, f1_of, span_counts, span_metrics
 
 
 def _row(spans: str) -> dict[str, str]:
@@ -68,13 +68,14 @@ def test_a_lexicon_finds_the_longest_that_it_has_seen() -> None:
 
 def test_two_models_are_compared_on_the_same_texts() -> None:
     good, bad = [SpanCounts(2, 2, 2)] * 30, [SpanCounts(1, 2, 2)] * 15 + [SpanCounts(2, 2, 2)] * 15
-    found = spans_compared(good, bad)
+    f1 = f1_of("entity_f1")
+    found = compared(f1, good, None, bad)
     assert found.champion is not None
     assert found.over_champion is not None
     assert (found.tuned.value, found.champion.value, found.over_champion.value) == (1.0, 0.75, 0.25)
     assert 0 < found.over_champion.ci_low < 0.25 < found.over_champion.ci_high
     # Paired: the same model has no difference on any resample.
-    same = spans_compared(bad, bad).over_champion
+    same = compared(f1, bad, None, bad).over_champion
     assert same is not None
     assert (same.value, same.ci_low, same.ci_high) == (0, 0, 0)
-    assert spans_compared(good, None).champion is None
+    assert compared(f1, good, None, None).champion is None

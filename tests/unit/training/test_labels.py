@@ -13,7 +13,15 @@ from services.training.domain.tasks import MultiLabelClassificationTask, Ordinal
 from services.training.domain.training_spec import Optimization, TrainingSpec
 from services.training.engine.labels import best_thresholds, calibrates, labels_of_row, lift
 from services.training.engine.methods.full import Full
-from services.training.engine.metrics import label_metrics, labels_compared, ordinal_compared
+from services.training.engine.metrics import (
+    QUADRATIC_KAPPA,
+    compared,
+    f1_of,
+    label_counts,
+    label_metrics,
+    measured,
+    ordinal_scores,
+)
 from services.training.entrypoints.mapping import spec_from, spec_to
 
 
@@ -106,24 +114,25 @@ def test_the_metrics_are_those_of_scikit_learn() -> None:
 
 
 def test_labels_of_two_models_are_compared_on_the_same_texts() -> None:
-    found = labels_compared(WANTED * 10, WANTED * 10, FOUND * 10)
+    micro, right, given = f1_of("micro_f1"), label_counts(WANTED, WANTED), label_counts(WANTED, FOUND)
+    found = compared(micro, right * 10, None, given * 10)
     assert found.champion is not None
     assert found.over_champion is not None
     assert found.over_champion.name == "micro_f1_difference"
     assert found.over_champion.value == pytest.approx(1 - found.champion.value)
     assert found.over_champion.ci_low > 0
-    same = labels_compared(WANTED, FOUND, FOUND).over_champion
+    same = compared(micro, given, None, given).over_champion
     assert same is not None
     assert (same.value, same.ci_low, same.ci_high) == (0, 0, 0)
 
 
 def test_the_kappa_is_that_of_scikit_learn() -> None:
     wanted, found = [0, 1, 2, 3, 4, 2, 1, 0], [0, 2, 2, 3, 3, 2, 0, 1]
-    kappa = ordinal_compared(wanted, found, wanted)
+    kappa = compared(QUADRATIC_KAPPA, ordinal_scores(wanted, found), None, ordinal_scores(wanted, wanted))
     assert kappa.tuned.value == pytest.approx(cohen_kappa_score(wanted, found, weights="quadratic"))
     assert kappa.over_champion is not None
     assert kappa.over_champion.value == pytest.approx(kappa.tuned.value - 1)
-    assert ordinal_compared([1, 1], [1, 1], None).tuned.value == 0
+    assert measured(QUADRATIC_KAPPA, ordinal_scores([1, 1], [1, 1])).value == 0
 
 
 def _spec(task: Task) -> TrainingSpec:

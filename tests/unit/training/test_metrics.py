@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
-from services.training.engine.metrics import compared, rouge_l
+from services.training.engine.metrics import alone, compared, mean_of, rouge_l
 
 
 def test_an_english_answer_scores_as_by_googles_package() -> None:
@@ -34,7 +34,7 @@ def test_an_answer_in_another_script_is_read_too(reference: str, answer: str, sc
 
 
 def test_models_are_compared_by_pairs() -> None:
-    found = compared("accuracy", [1.0, 1.0, 0.0, 1.0], None, [0.0, 1.0, 0.0, 1.0])
+    found = compared(mean_of("accuracy"), alone([1.0, 1.0, 0.0, 1.0]), None, alone([0.0, 1.0, 0.0, 1.0]))
     assert found.champion is not None
     assert found.over_champion is not None
     assert (found.tuned.value, found.champion.value, found.over_champion.value) == (0.75, 0.5, 0.25)

@@ -32,7 +32,10 @@ def test_the_options_of_a_task_are_the_fields_of_its_message(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_has_its_worker(name: str) -> None:
-    assert issubclass(import_module(f"services.training.worker.{name}").RUN, TaskRun)
+    run = import_module(f"services.training.worker.{name}").RUN
+    assert issubclass(run, TaskRun)
+    # By which it is evaluated, also on slices.
+    assert run.MEASURE.name
 
 
 def test_a_spec_without_a_task_is_refused() -> None:

@@ -25,7 +25,7 @@ from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
 from services.training.domain.tasks import GenerationTask, Task, TextClassificationTask
 from services.training.domain.training_spec import Optimization, TrainingSpec
-from services.training.engine.methods import make_method
+from services.training.engine.methods import make_method, stored_method
 from services.training.engine.methods.dpo import Dpo
 from services.training.engine.methods.kto import Kto
 from services.training.engine.methods.lora import Lora
@@ -148,6 +148,33 @@ def test_a_data_set_that_cannot_be_learnt_from_is_refused(
             spec(_WRITER, dataset_uri=uri)
         )
     assert refused.value.reason == reason
+
+
+def test_a_hold_out_that_cannot_be_sliced_as_named_is_refused(tmp_path: Path) -> None:
+    # Only the hold-out is sliced, and by length without a column.
+    uri = snapshot(tmp_path / "d", train=[_ROW], holdout=[{**_ROW, "topic": "sport"}])
+    folders = StoredFolders(ArtifactStore(tmp_path.as_uri()), TrustedKeys(tmp_path), tmp_path)
+    folders.check_dataset(replace(spec(_WRITER, dataset_uri=uri), slices=("length", "topic")))
+    with pytest.raises(InvalidArgumentError, match="has no column 'language'") as refused:
+        folders.check_dataset(replace(spec(_WRITER, dataset_uri=uri), slices=("language", "length")))
+    assert fields(refused.value) == ["spec.evaluation.slices"]
+
+
+def test_slices_are_named_in_any_order_and_are_part_of_a_run() -> None:
+    usual = spec(_WRITER)
+    message = spec_to(usual)
+    assert not message.evaluation.slices
+    assert not message.evaluation.min_slice_examples
+    message.evaluation.slices.extend(["topic", "length"])
+    message.evaluation.min_slice_examples = 30
+    named = spec_from(message)
+    assert (named.slices, named.min_slice_examples) == (("length", "topic"), 30)
+    assert spec_from(spec_to(named)) == named
+    assert TrainingSpec.from_json(json.loads(json.dumps(named.to_json())), stored_method) == named
+    assert named.digest("base") != usual.digest("base")
+    # Stored by an earlier release.
+    earlier = {name: value for name, value in usual.to_json().items() if "slice" not in name}
+    assert TrainingSpec.from_json(earlier, stored_method) == usual
 
 
 def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> None:

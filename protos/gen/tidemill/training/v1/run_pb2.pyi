@@ -616,16 +616,29 @@ class Evaluation(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_EXAMPLES_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    MIN_SLICE_EXAMPLES_FIELD_NUMBER: _builtins.int
     max_examples: _builtins.int
     """Maximum number of hold-out records; all when zero."""
+    min_slice_examples: _builtins.int
+    """Least number of records of a slice; 20 when zero. Values with fewer are pooled."""
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """By which the hold-out is sliced, so that each part is measured alone (Report.slices): `length`, up to four bands of the
+        text's characters with about as many records each, or attributes, such as `source`, `language` (which the operator
+        `detect_language` writes) or one of your own; source, length and any language when empty.
+        """
+
     def __init__(
         self,
         *,
         max_examples: _builtins.int = ...,
+        slices: _abc.Iterable[_builtins.str] | None = ...,
+        min_slice_examples: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_examples", b"max_examples"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_examples", b"max_examples", "min_slice_examples", b"min_slice_examples", "slices", b"slices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1038,6 +1051,58 @@ class Comparison(_message.Message):
 Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
+class Slice(_message.Message):
+    """The models on a part of the hold-out: the records whose attribute has a value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTRIBUTE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    POOLED_VALUES_FIELD_NUMBER: _builtins.int
+    EXAMPLES_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
+    P_WORSE_FIELD_NUMBER: _builtins.int
+    attribute: _builtins.str
+    """What the hold-out is sliced by, see Evaluation.slices."""
+    value: _builtins.str
+    """Start of the value, at most 64 characters, or a band of lengths such as `12-58 characters`; empty for records without
+    the attribute.
+    """
+    pooled_values: _builtins.int
+    """Number of values that are pooled, because each has few records or others have more; 0 for a slice of one value."""
+    examples: _builtins.int
+    """Number of its records."""
+    p_worse: _builtins.float
+    """Chance that any slice of the report looks as much worse than the champion as this one does, if neither model is better
+    (a randomization test of the pairs, adjusted for the number of slices); unset where there was no champion.
+    """
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """The metric there; unset where `examples` is below Evaluation.min_slice_examples. Intervals are those of one slice: of
+        20 slices one is expected to lie outside its interval.
+        """
+
+    def __init__(
+        self,
+        *,
+        attribute: _builtins.str = ...,
+        value: _builtins.str = ...,
+        pooled_values: _builtins.int = ...,
+        examples: _builtins.int = ...,
+        comparison: Global___Comparison | None = ...,
+        p_worse: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_p_worse", b"_p_worse", "comparison", b"comparison", "p_worse", b"p_worse"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_p_worse", b"_p_worse", "attribute", b"attribute", "comparison", b"comparison", "examples", b"examples", "p_worse", b"p_worse", "pooled_values", b"pooled_values", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__p_worse: _TypeAlias = _typing.Literal["p_worse"]  # noqa: Y015
+    _WhichOneofArgType__p_worse: _TypeAlias = _typing.Literal["_p_worse", b"_p_worse"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__p_worse) -> _WhichOneofReturnType__p_worse | None: ...
+
+Global___Slice: _TypeAlias = Slice  # noqa: Y015
+
+@_typing.final
 class LossPoint(_message.Message):
     """The loss of the training up to a step."""
 
@@ -1101,6 +1166,7 @@ class Report(_message.Message):
     CHAMPION_RUN_FIELD_NUMBER: _builtins.int
     CORRECTIONS_FIELD_NUMBER: _builtins.int
     LOSS_CURVE_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
     champion_run: _builtins.str
     """`runs/{run}` of that champion; empty where there was none."""
     @_builtins.property
@@ -1151,6 +1217,12 @@ class Report(_message.Message):
     def loss_curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___LossPoint]:
         """The loss of the training, in at most 200 points; empty in reports of earlier releases."""
 
+    @_builtins.property
+    def slices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Slice]:
+        """All of them on parts of the hold-out, at most 8 for each attribute; none for an attribute with one value only, or whose
+        values all have few records. Empty in reports of earlier releases.
+        """
+
     def __init__(
         self,
         *,
@@ -1166,10 +1238,11 @@ class Report(_message.Message):
         champion_run: _builtins.str = ...,
         corrections: Global___Comparison | None = ...,
         loss_curve: _abc.Iterable[Global___LossPoint] | None = ...,
+        slices: _abc.Iterable[Global___Slice] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "corrections", b"corrections", "difference", b"difference", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "champion_run", b"champion_run", "corrections", b"corrections", "difference", b"difference", "examples", b"examples", "figures", b"figures", "loss_curve", b"loss_curve", "over_champion", b"over_champion", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base", b"base", "champion", b"champion", "champion_run", b"champion_run", "corrections", b"corrections", "difference", b"difference", "examples", b"examples", "figures", b"figures", "loss_curve", b"loss_curve", "over_champion", b"over_champion", "slices", b"slices", "tuned", b"tuned", "tuned_loss", b"tuned_loss", "variants", b"variants"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
