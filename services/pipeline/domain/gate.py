@@ -11,6 +11,9 @@ from typing import Any
 MIN_CORRECTIONS = 10
 """Rules about held-back feedback apply from this many records on."""
 
+SLICE_LEVEL = 0.05
+"""Of a model that is as good as the champion on every slice, the chance that the rule about slices refuses it."""
+
 # A loss of exactly the limit passes, despite rounding errors.
 _ROUNDING = 1e-9
 
@@ -39,6 +42,8 @@ class Gate:
     """The tuned model's metric on held-back feedback."""
     min_gain_on_corrections: float | None = None
     """Its gain there over the champion, or over the base model if there is no champion."""
+    max_slice_loss_to_champion: float | None = None
+    """The tuned model's relative loss against the champion on a slice, where chance does not explain it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,18 @@ class OnCorrections:
 
 
 @dataclass(frozen=True, slots=True)
+class OnSlice:
+    """Tuned model and champion on a part of the hold-out; `p_worse` as in tidemill.training.v1.Slice."""
+
+    name: str
+    count: int
+    tuned: float
+    champion: float
+    over_champion: Figure
+    p_worse: float
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
     """What the gate looks at; `base` is None if the untrained model has no answer, `champion` if there is none, and
     `corrections` if no feedback was held back. More of the metric is better.
@@ -107,6 +124,8 @@ class Measured:
     champion: float | None = None
     over_champion: Figure | None = None
     corrections: OnCorrections | None = None
+    slices: tuple[OnSlice, ...] = ()
+    """Those that were large enough to be measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +150,7 @@ def measured(report: Mapping[str, Any]) -> Measured:
         champion=_value(report.get("champion")),
         over_champion=_figure(report.get("over_champion")),
         corrections=_on_corrections(report.get("corrections")),
+        slices=tuple(_on_slice(item) for item in report.get("slices", ()) if "p_worse" in item),
     )
 
 
@@ -141,6 +161,18 @@ def _on_corrections(found: Mapping[str, Any] | None) -> OnCorrections | None:
     assert tuned is not None
     count = int(found["tuned"].get("sample_size", 0))
     return OnCorrections(count, tuned, _figure(found.get("over_champion")), _figure(found.get("over_base")))
+
+
+def _on_slice(item: Mapping[str, Any]) -> OnSlice:
+    found = item["comparison"]
+    tuned, champion, over = (_figure(found[name]) for name in ("tuned", "champion", "over_champion"))
+    assert tuned is not None
+    assert champion is not None
+    assert over is not None
+    pooled = int(item.get("pooled_values", 0))
+    value = f"{pooled:,} pooled values" if pooled else item.get("value", "") or "none"
+    name = f"{item['attribute']} {value}"
+    return OnSlice(name, int(item.get("examples", 0)), tuned.value, champion.value, over, float(item["p_worse"]))
 
 
 def _figure(metric: Mapping[str, Any] | None) -> Figure | None:
@@ -182,6 +214,7 @@ def judge(gate: Gate, preference: Preference, found: Measured) -> tuple[Verdict,
         or _too_little_gain(gate, found)
         or _worse_than_champion(gate, found)
         or _not_learnt(gate, found)
+        or _worse_on_a_slice(gate, found)
     )
     verdicts = [_verdict(gate, found, build, missed) for build in found.builds]
     passed = [build for build, verdict in zip(found.builds, verdicts, strict=True) if verdict.passed]
@@ -250,6 +283,33 @@ def _not_learnt(gate: Gate, found: Measured) -> str:
     return ""
 
 
+def _worse_on_a_slice(gate: Gate, found: Measured) -> str:
+    margin = gate.max_slice_loss_to_champion
+    if margin is None:
+        return ""
+    worse = [
+        each
+        for each in found.slices
+        if each.p_worse <= SLICE_LEVEL and each.over_champion.value < -abs(each.champion) * margin - _ROUNDING
+    ]
+    if not worse:
+        return ""
+    worst = min(worse, key=lambda each: each.over_champion.value)
+    others = f" So it is on {len(worse) - 1:,} more." if len(worse) > 1 else ""
+    return (
+        f"On the slice {worst.name} ({worst.count:,} records) the tuned model's {found.metric} {worst.tuned:.3f} is "
+        f"below the champion's {worst.champion:.3f}: the difference is {worst.over_champion}, p = {worst.p_worse:.3f} "
+        f"over all {len(found.slices):,} slices, and the gate allows {-abs(worst.champion) * margin:.3f}.{others}"
+    )
+
+
+def _unsliced(gate: Gate, found: Measured) -> str:
+    """A demand on slices that says nothing is said."""
+    if gate.max_slice_loss_to_champion is None or found.champion is None or found.slices:
+        return ""
+    return " No slice of the hold-out was measured, so max_slice_loss_to_champion demands nothing."
+
+
 def _verdict(gate: Gate, found: Measured, build: Build, missed: str) -> Verdict:
     if build.loss_increase is not None:
         loss, measure, value, worse, better = build.loss_increase, "cross entropy", build.loss, "above", "below"
@@ -263,6 +323,7 @@ def _verdict(gate: Gate, found: Measured, build: Build, missed: str) -> Verdict:
     words = f"{loss:.1%} {worse}" if loss > 0.0005 else f"{-loss:.1%} {better}" if loss < -0.0005 else "equal to"
     passed = loss <= gate.max_quality_loss + _ROUNDING
     why = f"{measure} {value:.3f} is {words} the tuned model's; the limit is {gate.max_quality_loss:.1%}."
+    why += _unsliced(gate, found)
     return Verdict(build.precision, passed, loss, why)
 
 

@@ -118,6 +118,9 @@ def gate_from(message: cycle_pb2.Gate) -> Gate:
         min_gain_on_corrections=message.min_gain_on_corrections
         if message.HasField("min_gain_on_corrections")
         else None,
+        max_slice_loss_to_champion=(
+            message.max_slice_loss_to_champion if message.HasField("max_slice_loss_to_champion") else None
+        ),
     )
 
 

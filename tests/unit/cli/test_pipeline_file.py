@@ -191,7 +191,7 @@ def test_anchors_and_merge_keys(write: Write) -> None:
             "18:47: training.compression.students[0]: unknown field 'layer'; did you mean 'layers'?"),
         ("- fix_unicode", "- [fix_unicode]", "8:7: dataset.operators[0]: expected a mapping with name, params, found a list."),
         ("gate: {max", "gate: {<<: {}, 1: 2, max", "19:16: gate: unknown field '1'; choose from max_quality_loss, min_gain_over_base, min_quality, "
-            "max_loss_to_champion, min_quality_on_corrections, min_gain_on_corrections."),
+            "max_loss_to_champion, min_quality_on_corrections, min_gain_on_corrections, max_slice_loss_to_champion."),
         ("name: headlines\nsources", "name: ${NOT_SET}\nsources", "1:7: name: the variable NOT_SET is not set; set it, or write ${NOT_SET:-default}."),
         ("  lora:", "  full: {}\n  lora:", "17:9: training.lora: cannot be combined with 'full'; give one of the two."),
         ("gate:", "name: again\ngate:", "19:1: name: is given twice; the first is in line 1."),

@@ -119,6 +119,58 @@ def test_no_build_of_a_model_that_did_not_learn_what_people_said_passes(gate: Ga
     assert judge(gate, Preference.FASTEST, measured({**report(fp32=0.2), "corrections": few}))[0].passed
 
 
+def _slice(name: str, over: float, p_worse: float, count: int = 40) -> dict[str, Any]:
+    """As the report has it: `name` on which the champion has 0.5."""
+    found = {
+        "tuned": _figure(0.5 + over, count),
+        "champion": _figure(0.5, count),
+        "over_champion": _figure(over, count),
+    }
+    return {"attribute": "source", "value": name, "examples": count, "comparison": found, "p_worse": p_worse}
+
+
+@pytest.mark.parametrize(
+    ("slices", "passes"),
+    [
+        ([_slice("news", -0.03, 0.01)], False),
+        # Within the margin, however certain.
+        ([_slice("news", -0.025, 0.0005)], True),
+        # A larger loss that chance explains.
+        ([_slice("news", -0.2, 0.06)], True),
+        ([_slice("mail", 0.1, 1.0), _slice("news", -0.1, 0.05)], False),
+    ],
+)
+def test_no_build_of_a_model_that_is_worse_on_a_slice_passes(slices: list[dict[str, Any]], passes: bool) -> None:
+    value = {**report(fp32=0.2), "champion": _figure(0.2), "over_champion": _figure(0.0), "slices": slices}
+    (verdict,) = judge(Gate(0.05, max_slice_loss_to_champion=0.05), Preference.FASTEST, measured(value))
+    assert verdict.passed == passes
+    # It is asked for, or not at all.
+    assert judge(Gate(0.05), Preference.FASTEST, measured(value))[0].passed
+
+
+def test_the_worst_slice_is_named() -> None:
+    few = {"attribute": "source", "pooled_values": 3, "examples": 4}
+    slices = [_slice("news", -0.1, 0.01), {**_slice("", -0.2, 0.002), "pooled_values": 12}, few]
+    value = {**report(fp32=0.2), "champion": _figure(0.2), "over_champion": _figure(0.0), "slices": slices}
+    (verdict,) = judge(Gate(0.05, max_slice_loss_to_champion=0.02), Preference.FASTEST, measured(value))
+    assert verdict.why == (
+        "On the slice source 12 pooled values (40 records) the tuned model's rouge_l 0.300 is below the champion's "
+        "0.500: the difference is -0.200 [-0.250, -0.150], p = 0.002 over all 2 slices, and the gate allows -0.010. So "
+        "it is on 1 more."
+    )
+
+
+def test_a_demand_on_slices_that_says_nothing_is_said() -> None:
+    gate = Gate(0.05, max_slice_loss_to_champion=0.02)
+    value = {**report(fp32=0.2), "champion": _figure(0.2), "over_champion": _figure(0.0)}
+    (verdict,) = judge(gate, Preference.FASTEST, measured(value))
+    assert verdict.passed
+    assert "No slice of the hold-out was measured" in verdict.why
+    # Without a champion nothing is demanded.
+    (verdict,) = judge(gate, Preference.FASTEST, measured(report(fp32=0.2)))
+    assert "slice" not in verdict.why
+
+
 # As reports carry them: a metric may be zero, negative or, where training diverged, not a number.
 _FIGURES = st.one_of(
     st.floats(-10, 10), st.sampled_from([0.0, 1.0, math.nan, math.inf, -math.inf]), st.floats(0, 1).map(lambda x: x / 7)

@@ -38,6 +38,7 @@ class Gate(_message.Message):
     MAX_LOSS_TO_CHAMPION_FIELD_NUMBER: _builtins.int
     MIN_QUALITY_ON_CORRECTIONS_FIELD_NUMBER: _builtins.int
     MIN_GAIN_ON_CORRECTIONS_FIELD_NUMBER: _builtins.int
+    MAX_SLICE_LOSS_TO_CHAMPION_FIELD_NUMBER: _builtins.int
     max_quality_loss: _builtins.float
     """Largest relative loss of quality against the merged tuned model, 0 to 1; for example 0.05. It is the increase of
     the cross entropy on the hold-out where training measures it (generation), else the decrease of the metric.
@@ -58,6 +59,12 @@ class Gate(_message.Message):
     """Least gain on held-back feedback over the champion, or over the base model while there is no champion, in the metric's
     unit, for example 0.1 for ten points of accuracy; no demand when left out.
     """
+    max_slice_loss_to_champion: _builtins.float
+    """Largest relative loss of the tuned model's metric against the champion's on any slice of the hold-out, for example 0.05;
+    no demand when left out. There is none while there is no champion. A larger loss refuses only if chance would bring one
+    like it on any of the slices in at most 5 of 100 cases (Slice.p_worse): so a model that is as good as the champion is
+    refused in at most 5 of 100 cycles, however many slices there are.
+    """
     def __init__(
         self,
         *,
@@ -67,19 +74,24 @@ class Gate(_message.Message):
         max_loss_to_champion: _builtins.float | None = ...,
         min_quality_on_corrections: _builtins.float | None = ...,
         min_gain_on_corrections: _builtins.float | None = ...,
+        max_slice_loss_to_champion: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion", "_min_gain_on_corrections", b"_min_gain_on_corrections", "_min_quality_on_corrections", b"_min_quality_on_corrections", "max_loss_to_champion", b"max_loss_to_champion", "min_gain_on_corrections", b"min_gain_on_corrections", "min_quality_on_corrections", b"min_quality_on_corrections"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion", "_max_slice_loss_to_champion", b"_max_slice_loss_to_champion", "_min_gain_on_corrections", b"_min_gain_on_corrections", "_min_quality_on_corrections", b"_min_quality_on_corrections", "max_loss_to_champion", b"max_loss_to_champion", "max_slice_loss_to_champion", b"max_slice_loss_to_champion", "min_gain_on_corrections", b"min_gain_on_corrections", "min_quality_on_corrections", b"min_quality_on_corrections"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion", "_min_gain_on_corrections", b"_min_gain_on_corrections", "_min_quality_on_corrections", b"_min_quality_on_corrections", "max_loss_to_champion", b"max_loss_to_champion", "max_quality_loss", b"max_quality_loss", "min_gain_on_corrections", b"min_gain_on_corrections", "min_gain_over_base", b"min_gain_over_base", "min_quality", b"min_quality", "min_quality_on_corrections", b"min_quality_on_corrections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion", "_max_slice_loss_to_champion", b"_max_slice_loss_to_champion", "_min_gain_on_corrections", b"_min_gain_on_corrections", "_min_quality_on_corrections", b"_min_quality_on_corrections", "max_loss_to_champion", b"max_loss_to_champion", "max_quality_loss", b"max_quality_loss", "max_slice_loss_to_champion", b"max_slice_loss_to_champion", "min_gain_on_corrections", b"min_gain_on_corrections", "min_gain_over_base", b"min_gain_over_base", "min_quality", b"min_quality", "min_quality_on_corrections", b"min_quality_on_corrections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_loss_to_champion: _TypeAlias = _typing.Literal["max_loss_to_champion"]  # noqa: Y015
     _WhichOneofArgType__max_loss_to_champion: _TypeAlias = _typing.Literal["_max_loss_to_champion", b"_max_loss_to_champion"]  # noqa: Y015
+    _WhichOneofReturnType__max_slice_loss_to_champion: _TypeAlias = _typing.Literal["max_slice_loss_to_champion"]  # noqa: Y015
+    _WhichOneofArgType__max_slice_loss_to_champion: _TypeAlias = _typing.Literal["_max_slice_loss_to_champion", b"_max_slice_loss_to_champion"]  # noqa: Y015
     _WhichOneofReturnType__min_gain_on_corrections: _TypeAlias = _typing.Literal["min_gain_on_corrections"]  # noqa: Y015
     _WhichOneofArgType__min_gain_on_corrections: _TypeAlias = _typing.Literal["_min_gain_on_corrections", b"_min_gain_on_corrections"]  # noqa: Y015
     _WhichOneofReturnType__min_quality_on_corrections: _TypeAlias = _typing.Literal["min_quality_on_corrections"]  # noqa: Y015
     _WhichOneofArgType__min_quality_on_corrections: _TypeAlias = _typing.Literal["_min_quality_on_corrections", b"_min_quality_on_corrections"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_loss_to_champion) -> _WhichOneofReturnType__max_loss_to_champion | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_slice_loss_to_champion) -> _WhichOneofReturnType__max_slice_loss_to_champion | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_gain_on_corrections) -> _WhichOneofReturnType__min_gain_on_corrections | None: ...
     @_typing.overload
