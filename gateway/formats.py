@@ -10,6 +10,7 @@ from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion, OperatorSpec
 from tidemill.common.v1.failure_pb2 import Metric, Progress
 from tidemill.pipeline.v1.cycle_pb2 import Stage
 from tidemill.pipeline.v1.judge_pb2 import Judge, JudgeSpec
+from tidemill.training.v1.run_pb2 import Slice
 
 _METRICS = {
     "rouge_l": "ROUGE-L",
@@ -20,6 +21,8 @@ _METRICS = {
     "quadratic_weighted_kappa": "quadratic weighted kappa",
     "mrr_at_10": "MRR@10",
 }
+SLICE_LEVEL = 0.05
+"""A slice is worse than the champion where chance explains its loss with at most this probability, as in the gate."""
 _SIZES = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -62,6 +65,13 @@ def interval(metric: Metric, signed: bool = False) -> str:
     """`[0.203, 0.243]`."""
     form = "+.3f" if signed else ".3f"
     return f"[{metric.ci_low:{form}}, {metric.ci_high:{form}}]"
+
+
+def slice_name(found: Slice) -> str:
+    """`source: news`, `source: 12 more values`, `language: none`."""
+    if found.pooled_values:
+        return f"{found.attribute}: {found.pooled_values:,} more value{'s' if found.pooled_values > 1 else ''}"
+    return f"{found.attribute}: {found.value or 'none'}"
 
 
 def elapsed(stage: Stage, now: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 from tidemill.common.v1.failure_pb2 import Metric
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
-from tidemill.training.v1.run_pb2 import Comparison, Report, Variant
+from tidemill.training.v1.run_pb2 import Comparison, Report, Slice, Variant
 
 from gateway.cli.connection import Target
 from gateway.cli.output import plain_table
 from gateway.cli.views.text import shorten
-from gateway.formats import drops, duration, interval, metric_name, rate, size
+from gateway.formats import SLICE_LEVEL, drops, duration, interval, metric_name, rate, size, slice_name
 
 _WIDE = 96
 _EXAMPLES = 5
@@ -56,6 +56,8 @@ def _sections(cycle: Cycle, width: int) -> Iterator[RenderableType]:
         yield _block("Quality", _quality(cycle.report))
         if cycle.report.HasField("corrections"):
             yield _block("Corrections", _learnt(cycle.report.corrections))
+        if cycle.report.slices:
+            yield _block("Slices", slice_table(cycle.report, width))
         if cycle.report.examples:
             yield _block("Before and after", _examples(cycle.report, width))
         if cycle.report.variants:
@@ -137,6 +139,46 @@ def _learnt(found: Comparison) -> RenderableType:
             table.add_row(name, Text(f"{gain.value:+.3f}", "bold"), interval(gain, signed=True))
     count = found.tuned.sample_size
     return Group(Text(f"{metric_name(found.tuned.name)} on {count:,} that were held back, 95 % interval"), table)
+
+
+def slice_table(report: Report, width: int) -> RenderableType:
+    """The models on parts of the hold-out."""
+    measured = [each.comparison for each in report.slices if each.HasField("comparison")]
+    others = [name for name in ("base", "champion") if any(found.HasField(name) for found in measured)]
+    table = plain_table()
+    table.add_column("slice", no_wrap=True)
+    for name in ("records", *others, "tuned"):
+        table.add_column(name, justify="right")
+    if width >= _WIDE:
+        table.add_column("95 % interval")
+    words = f"{metric_name(report.tuned.name)} on parts of the held-out records"
+    if others:
+        words += f", and the gain over the {others[-1]}"
+        table.add_column("gain", justify="right")
+    if "champion" in others:
+        words += "; p: how likely chance brings such a loss on any of them"
+        table.add_column("p", justify="right")
+    for each in report.slices:
+        table.add_row(*_slice_row(each, others, width))
+    return Group(Text(words), table)
+
+
+def _slice_row(found: Slice, others: Sequence[str], width: int) -> Iterator[RenderableType]:
+    yield Text(shorten(slice_name(found), width // 3))
+    yield f"{found.examples:,}"
+    if not found.HasField("comparison"):
+        yield Text("too few", "bright_black")
+        return
+    models = found.comparison
+    yield from (f"{getattr(models, name).value:.3f}" for name in others)
+    yield Text(f"{models.tuned.value:.3f}", "bold")
+    if width >= _WIDE:
+        yield interval(models.tuned)
+    worse = found.HasField("p_worse") and found.p_worse <= SLICE_LEVEL
+    if others:
+        yield Text(f"{getattr(models, f'over_{others[-1]}').value:+.3f}", "red" if worse else "")
+    if found.HasField("p_worse"):
+        yield Text(f"{found.p_worse:.3f}", "bold red" if worse else "bright_black")
 
 
 def _bar(metric: Metric, top: float, name: str) -> Text:

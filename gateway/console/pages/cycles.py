@@ -14,7 +14,7 @@ from tidemill.pipeline.v1.cycle_pb2 import Cycle, GateVerdict, Stage
 from tidemill.pipeline.v1.pipeline_service_pb2 import CancelCycleRequest, GetCycleRequest
 from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
-from tidemill.training.v1.run_pb2 import Comparison, LossPoint, Report, Variant
+from tidemill.training.v1.run_pb2 import Comparison, LossPoint, Report, Slice, Variant
 from tidemill.training.v1.training_service_pb2 import GetRunRequest
 
 from gateway.console.calls import may, section
@@ -23,7 +23,7 @@ from gateway.console.figures.marks import BuildMark, Interval, front, intervals
 from gateway.console.pages.loops import picture
 from gateway.console.view import Page, View
 from gateway.console.words import Status
-from gateway.formats import metric_name
+from gateway.formats import SLICE_LEVEL, metric_name, slice_name
 
 _ACT_S = 60.0
 _ROLLOUTS = 50
@@ -102,6 +102,38 @@ def _gain(words: str, metric: Metric) -> Gain:
     return Gain(words, metric, Status("worse", "bad") if metric.ci_high < 0 else Status("not certain", "warn"))
 
 
+@dataclass(frozen=True, slots=True)
+class SliceRow:
+    """The models on a part of the hold-out; `gain` is None where there are too few records, or no other model."""
+
+    name: str
+    examples: int
+    comparison: Comparison | None
+    gain: Gain | None
+
+
+def slice_rows(report: Report) -> list[SliceRow]:
+    """The slices of a report; the difference is that to the champion, or to the base model without one."""
+    return [
+        SliceRow(
+            slice_name(each),
+            each.examples,
+            each.comparison if each.HasField("comparison") else None,
+            _slice_gain(each),
+        )
+        for each in report.slices
+    ]
+
+
+def _slice_gain(found: Slice) -> Gain | None:
+    over, base = found.comparison.over_champion, found.comparison.over_base
+    if over.sample_size:
+        worse = found.HasField("p_worse") and found.p_worse <= SLICE_LEVEL
+        status = Status("worse", "bad") if worse else Status("not certain" if over.value < 0 else "not worse", "idle")
+        return Gain("over the champion", over, status)
+    return _gain("over the base model", base) if base.sample_size else None
+
+
 def builds_plot(found: Sequence[Build]) -> Markup:
     """Builds by speed, quality and size; empty for a single one, which is beside no other."""
     marks = [
@@ -161,6 +193,7 @@ def facts(found: Cycle, losses: Sequence[LossPoint] = ()) -> dict[str, Any]:
         "quality": quality_plot(report) if found.HasField("report") else "",
         "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
         "gains": gains(report),
+        "slices": slice_rows(report),
         "builds": built,
         "front": builds_plot(built),
         "rejected": rejections(found.dataset_version.rejected_by_reason),

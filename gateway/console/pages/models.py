@@ -17,7 +17,7 @@ from tidemill.training.v1.training_service_pb2 import GetRunRequest
 
 from gateway.console.calls import every_page, may, section, sections
 from gateway.console.figures.lines import loss_curve
-from gateway.console.pages.cycles import corrections_plot, gains, quality_plot
+from gateway.console.pages.cycles import corrections_plot, gains, quality_plot, slice_rows
 from gateway.console.pages.judges import rating_of
 from gateway.console.view import Page, View
 from gateway.console.words import Status
@@ -123,6 +123,7 @@ def run_facts(run: Run) -> dict[str, Any]:
         "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
         "loss": loss_curve([(point.step, point.loss) for point in points]),
         "gains": gains(report),
+        "slices": slice_rows(report),
     }
 
 

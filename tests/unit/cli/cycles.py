@@ -50,6 +50,22 @@ def metric(value: float, spread: float = 0.02) -> Metric:
     return Metric(name="rouge_l", value=value, ci_low=value - spread, ci_high=value + spread, sample_size=200)
 
 
+def sliced(cycle: Cycle, *, champion: bool) -> Cycle:
+    """The cycle with three slices: one that gained, one that lost, and one with few records."""
+    for value, other, tuned in (("news", 0.1, 0.2), ("mail", 0.3, 0.1)):
+        found = cycle.report.slices.add(attribute="source", value=value, examples=100)
+        comparison = found.comparison
+        comparison.base.CopyFrom(metric(other))
+        comparison.tuned.CopyFrom(metric(tuned))
+        comparison.over_base.CopyFrom(metric(tuned - other))
+        if champion:
+            comparison.champion.CopyFrom(metric(other))
+            comparison.over_champion.CopyFrom(metric(tuned - other))
+            found.p_worse = 0.002 if tuned < other else 1.0
+    cycle.report.slices.add(attribute="source", pooled_values=12, examples=15)
+    return cycle
+
+
 def succeeded() -> Cycle:
     cycle = running()
     cycle.state = Cycle.STATE_SUCCEEDED

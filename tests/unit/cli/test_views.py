@@ -15,7 +15,7 @@ from gateway.cli.views.summary import next_steps, summary
 from gateway.cli.views.text import shorten
 from gateway.cli.views.trace import trace_tree
 from gateway.formats import duration, milliseconds, rate, size
-from tests.unit.cli.cycles import START, running, succeeded
+from tests.unit.cli.cycles import START, running, sliced, succeeded
 
 TARGET = Target("127.0.0.1:7100", "127.0.0.1:8080", "key", Path("/state/api-key"))
 
@@ -99,6 +99,19 @@ def test_an_uncertain_gain_is_called_so() -> None:
     cycle = succeeded()
     cycle.report.difference.ci_low = -0.01
     assert "not certain" in "\n".join(shown(summary(cycle, 100)))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("champion", [True, False])
+def test_slices_are_a_table(width: int, champion: bool) -> None:
+    lines = shown(summary(sliced(succeeded(), champion=champion), width), width)
+    assert max(map(len, lines)) <= width
+    rows = {name: next(line for line in lines if f"source: {name}" in line).split() for name in ("news", "mail", "12")}
+    assert rows["12"][1:] == ["12", "more", "values", "15", "too", "few"]
+    assert rows["news"][1:5] == ["news", "100", "0.100", "0.100" if champion else "0.200"]
+    assert ("0.002" in rows["mail"]) == champion
+    assert "-0.200" in rows["mail"]
+    assert any(f"gain over the {'champion' if champion else 'base'}" in line for line in lines)
 
 
 def test_next_steps_fit_the_task() -> None:

@@ -13,7 +13,7 @@ from gateway.console.pages.cycles import builds, facts, gains
 from gateway.console.pages.loops import picture
 from services.kit.errors import UnavailableError
 from tests.integration.gateway.console_peers import trigger
-from tests.unit.cli.cycles import START, metric, running, succeeded
+from tests.unit.cli.cycles import START, metric, running, sliced, succeeded
 from tests.unit.gateway.console_pages import CHINESE, HOSTILE, LONG, rendered, text_of
 
 
@@ -97,6 +97,17 @@ def test_corrections_have_a_plot_of_their_own() -> None:
     assert cycle_page(cycle).count('<svg class="plot"') == 3
 
 
+def test_slices_have_a_table() -> None:
+    assert "Slices" not in cycle_page(succeeded())
+    shown = text_of(cycle_page(sliced(succeeded(), champion=True)))
+    assert "source: news 100 0.100 0.100 0.200 [0.180, 0.220] +0.100 [+0.080, +0.120] not worse" in shown
+    assert "source: mail 100 0.300 0.300 0.100 [0.080, 0.120] -0.200 [-0.220, -0.180] worse over the champion" in shown
+    assert "source: 12 more values 15 too few to measure" in shown
+    # Without a champion, the base model is what it is compared with.
+    shown = text_of(cycle_page(sliced(succeeded(), champion=False)))
+    assert "source: news 100 0.100 0.200 [0.180, 0.220] +0.100 [+0.080, +0.120] better over the base model" in shown
+
+
 def test_the_loss_of_the_training_is_drawn_where_the_report_has_it() -> None:
     cycle = succeeded()
     assert "Loss while training" not in cycle_page(cycle)
@@ -134,6 +145,7 @@ def test_texts_of_records_and_models_stay_texts(text: str) -> None:
     example.input = example.reference = example.base = example.tuned = text
     cycle.verdicts[0].why = text
     cycle.report.variants[0].precision = text
+    cycle.report.slices.add(attribute="source", value=text, examples=3)
     assert text_of(cycle_page(cycle)).count(text) >= 10
     cycle.model_version = f"models/m/versions/{text}"
     assert text in text_of(loop_page([cycle], trigger()))
