@@ -4,10 +4,15 @@ import math
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 from hypothesis import given
 from hypothesis import strategies as st
+from tidemill.common.v1 import failure_pb2
+from tidemill.pipeline.v1 import cycle_pb2
+from tidemill.training.v1 import run_pb2
 
-from services.pipeline.domain.gate import Build, Gate, Measured, Preference, judge, measured
+from services.pipeline.domain.gate import Build, Figure, Gate, Measured, OnSlice, Preference, judge, measured
+from services.pipeline.entrypoints.mapping import gate_from
 from tests.unit.pipeline.peers import report
 
 
@@ -146,6 +151,27 @@ def test_no_build_of_a_model_that_is_worse_on_a_slice_passes(slices: list[dict[s
     assert verdict.passed == passes
     # It is asked for, or not at all.
     assert judge(Gate(0.05), Preference.FASTEST, measured(value))[0].passed
+
+
+def test_slices_are_read_as_training_sends_them() -> None:
+    def figure(value: float) -> failure_pb2.Metric:
+        return failure_pb2.Metric(name="accuracy", value=value, ci_low=value, ci_high=value, sample_size=40)
+
+    sent = run_pb2.Report(tuned=figure(0.8), champion=figure(0.8), over_champion=figure(0.0))
+    sent.slices.add(attribute="language", examples=40, p_worse=0.0005).comparison.CopyFrom(
+        # A model that is right nowhere: zeros are left out of the JSON.
+        run_pb2.Comparison(tuned=figure(0.0), champion=figure(0.5), over_champion=figure(-0.5))
+    )
+    sent.slices.add(attribute="language", pooled_values=3, examples=4)
+    sent.slices.add(attribute="source", value="a", examples=40).comparison.tuned.CopyFrom(figure(0.1))
+    found = measured(MessageToDict(sent, preserving_proto_field_name=True))
+    assert found.slices == (OnSlice("language none", 40, 0.0, 0.5, Figure(-0.5, -0.5, -0.5), 0.0005),)
+
+
+@pytest.mark.parametrize("value", [None, 0.0, 0.05])
+def test_a_demand_that_is_left_out_is_none(value: float | None) -> None:
+    found = gate_from(cycle_pb2.Gate(max_quality_loss=0.1, max_slice_loss_to_champion=value))
+    assert found == Gate(0.1, max_slice_loss_to_champion=value)
 
 
 def test_the_worst_slice_is_named() -> None:
