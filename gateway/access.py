@@ -71,6 +71,8 @@ _SERVICES: Mapping[str, Mapping[str, Roles]] = {
         "WatchDatasetVersion": _SEE,
     },
     "tidemill.training.v1.TrainingService": {
+        "CreateTrial": _RUN,
+        "CancelRun": _RUN,
         "GetRun": _SEE,
         "ListRuns": _SEE,
         "WatchRun": _SEE,

@@ -103,7 +103,7 @@ def public_services() -> tuple[PublicService, ...]:
         PublicService(
             "training",
             _service(training_service_pb2, "TrainingService"),
-            frozenset({"GetRun", "ListRuns", "WatchRun", "PlanTraining", "AdviseTraining"}),
+            frozenset({"CreateTrial", "CancelRun", "GetRun", "ListRuns", "WatchRun", "PlanTraining", "AdviseTraining"}),
         ),
         PublicService(
             "inference",

@@ -110,10 +110,10 @@ class Registry(Protocol):
         ...
 
     def register(self, run: Run) -> str:
-        """Registers the model of a succeeded run as challenger, once.
+        """Registers the model of a succeeded run as challenger, once; of a trial only what was measured.
 
         Returns:
-            Its version, for example `headlines/3`.
+            Its version, for example `headlines/3`; empty for a trial.
 
         Raises:
             UnavailableError: the registry does not accept it; a retry may help.

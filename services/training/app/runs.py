@@ -174,7 +174,7 @@ class Runs:
         """Makes the run's model the champion of the registry.
 
         Raises:
-            FailedPreconditionError: the run did not succeed.
+            FailedPreconditionError: the run did not succeed, or is a trial.
             UnavailableError: the registry does not answer.
         """
         run = self.get(name)
@@ -182,6 +182,12 @@ class Runs:
             raise FailedPreconditionError(
                 f"{name} is {run.state.value}; only a succeeded run can be promoted.",
                 reason="RUN_NOT_SUCCEEDED",
+                metadata={"run": name},
+            )
+        if run.spec.trial is not None:
+            raise FailedPreconditionError(
+                f"{name} is a trial of {run.spec.trial.study}, which has no builds; train its values as a run.",
+                reason="RUN_IS_TRIAL",
                 metadata={"run": name},
             )
         if not run.model_version:

@@ -87,7 +87,8 @@ class Supervision:
         # Stored before the worker starts: after a crash in between, the worker is missing and is started again.
         self._store.update(started)
         try:
-            self._workers.start(started, self._store.champion(run.spec.model_name))
+            champion = self._store.champion(run.spec.model_name) if run.spec.trial is None else None
+            self._workers.start(started, champion)
         except Exception as error:
             known = explained(error)
             if known is None:

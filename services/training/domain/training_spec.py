@@ -11,6 +11,7 @@ from services.kit.ids import content_digest
 from services.training.domain.strategies import STRATEGIES, Strategy
 from services.training.domain.students import Distillation, Student, misfits, violations
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
+from services.training.domain.trials import Trial
 
 Precision = Literal["fp32", "bf16", "fp16", "auto"]
 LENGTH = "length"
@@ -107,7 +108,7 @@ _NEEDS: Mapping[Architecture, str] = {
 
 @dataclass(frozen=True, slots=True)
 class TrainingSpec:
-    """What a run does to which data."""
+    """What a run does to which data; `trial` is set if it is one."""
 
     model_name: str
     base_model: str
@@ -126,6 +127,7 @@ class TrainingSpec:
     slices: tuple[str, ...] = field(default=(), metadata=LATER)
     """What the hold-out is sliced by, see `services.training.engine.slices`; the usual, where it is there, if empty."""
     min_slice_examples: int = field(default=MIN_SLICE_EXAMPLES, metadata=LATER)
+    trial: Trial | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         _refuse(self._violations())
@@ -223,11 +225,13 @@ class TrainingSpec:
     def digest(self, base_digest: str) -> str:
         """Identifies the run's outcome: a run with an equal digest need not be repeated.
 
-        The data set enters by its content, not by its name.
+        The data set enters by its content, not by its name; a trial by what it measures, not by its search.
         """
         value = _identity(self)
         for name in ("dataset_name", "dataset_uri"):
             value.pop(name)
+        if self.trial is not None:
+            value["trial"].pop("study")
         return content_digest({**value, "base_digest": base_digest})
 
     def to_json(self) -> dict[str, Any]:
@@ -252,6 +256,7 @@ class TrainingSpec:
                 "students": tuple(Student(**item) for item in value.get("students", ())),
                 "distillation": Distillation(**value.get("distillation", {})),
                 "slices": tuple(value.get("slices", ())),
+                "trial": Trial(**value["trial"]) if value.get("trial") else None,
             }
         )
 

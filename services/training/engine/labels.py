@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from services.kit.errors import FailedPreconditionError
-from services.kit.ids import sha256_hex
+from services.training.engine.record_shares import in_share
 
 if TYPE_CHECKING:
     import numpy as np
 
 _FEW = 5
-_PARENT = "variant_of"
-"""Of a variant that augmentation made: the record that it varies."""
 _PLAIN, _LEAST = 0.5, 1e-6
 
 
@@ -64,7 +62,7 @@ def _listed(text: str) -> list[str]:
 
 def calibrates(row: Mapping[str, str], share: float) -> bool:
     """Whether a training record is among the share of them that chooses thresholds; its variants go with it."""
-    return int(sha256_hex("calibration", row.get(_PARENT) or row["record_id"])[:12], 16) < share * 16**12
+    return in_share("calibration", row, share)
 
 
 def best_thresholds(scores: np.ndarray[Any, Any], wanted: np.ndarray[Any, Any]) -> list[float]:

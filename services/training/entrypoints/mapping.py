@@ -21,6 +21,7 @@ from services.training.domain.strategies import Strategy
 from services.training.domain.students import Distillation, Student
 from services.training.domain.tasks import TASKS, VARIANTS, Task
 from services.training.domain.training_spec import MIN_SLICE_EXAMPLES, Method, Optimization, Precision, TrainingSpec
+from services.training.domain.trials import Trial
 from services.training.engine.advising import Advice
 from services.training.engine.methods import make_method, make_plugin
 from services.training.engine.run_plan import RunPlan
@@ -59,7 +60,7 @@ _STRATEGY_MESSAGES = {
 }
 
 
-def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
+def spec_from(spec: run_pb2.TrainingSpec, trial: run_pb2.Trial | None = None) -> TrainingSpec:
     """The training spec of a message; zeros become the defaults that the proto documents."""
     o = spec.optimization
     return TrainingSpec(
@@ -91,6 +92,7 @@ def spec_from(spec: run_pb2.TrainingSpec) -> TrainingSpec:
         distillation=_distillation_from(spec.compression.distillation),
         strategy=_STRATEGIES[spec.strategy],
         processes=spec.processes or 1,
+        trial=None if trial is None else Trial(trial.study, trial.validation_share),
     )
 
 
@@ -189,6 +191,7 @@ def run_to(run: Run) -> run_pb2.Run:
         warnings=run.warnings,
         # The report has it from then on.
         loss_curve=_points(run.loss_curve) if run.report is None else (),
+        trial=run_pb2.Trial(**asdict(run.spec.trial)) if run.spec.trial else None,
     )
 
 

@@ -33,6 +33,12 @@ class TrainingServicer(grpc_stubs.TrainingServiceServicer):
         run = await asyncio.to_thread(self._runs.create, spec, request.request_id, current_traceparent())
         return pb.CreateRunResponse(run=mapping.run_to(run))
 
+    async def CreateTrial(self, request: pb.CreateTrialRequest, context: Any) -> pb.CreateTrialResponse:
+        """Queues a trial."""
+        spec = mapping.spec_from(request.spec, request.trial)
+        run = await asyncio.to_thread(self._runs.create, spec, request.request_id, current_traceparent())
+        return pb.CreateTrialResponse(run=mapping.run_to(run))
+
     async def GetRun(self, request: pb.GetRunRequest, context: Any) -> pb.GetRunResponse:
         """Reads a run."""
         return pb.GetRunResponse(run=mapping.run_to(await asyncio.to_thread(self._runs.get, request.name)))

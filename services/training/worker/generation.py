@@ -11,7 +11,7 @@ from services.kit.engine import RUNTIME
 from services.kit.probes import TEXTS as PROBE_TEXTS
 from services.training.adapters import language_builds
 from services.training.adapters.job import Champion, Job
-from services.training.domain.report import Variant
+from services.training.domain.report import Metric, Variant
 from services.training.domain.tasks import GenerationTask, VariantName
 from services.training.engine.generation import greedy_answers, reference_losses
 from services.training.engine.method_capabilities import AddsTokens
@@ -105,9 +105,13 @@ class GenerationRun(TaskRun[str]):
 
     def answered(self) -> None:
         """Measures the loss of the tuned model, and frees it."""
-        kept(self.job.folder / "eval" / _LOSSES, self._losses)
+        self._text_losses()
         # Half a gigabyte, before the champion is loaded and the builds are created.
         self._model = None
+
+    def loss(self) -> Metric:
+        """See `TaskRun`: per token of the references."""
+        return loss_per_token(self._text_losses())
 
     def champion_answers(self, champion: Champion, folder: Path, rows: Rows) -> list[str]:
         """See `TaskRun`."""
@@ -125,7 +129,7 @@ class GenerationRun(TaskRun[str]):
         job, spec, task = self.job, self.job.spec, self._task
         phase = Phase(job, "compress", len(spec.variants) + len(self._holdout), "builds and answers")
         folders = self._build(phase)
-        losses = [TextLoss(**loss) for loss in kept(job.folder / "eval" / _LOSSES, self._losses)]
+        losses = self._text_losses()
         measured = kept(job.folder / "eval" / "builds.json", lambda: self._measured(folders, phase))
         same = agreement(tuned, {name: measured[name]["answers"] for name in folders})
         variants = []
@@ -158,7 +162,7 @@ class GenerationRun(TaskRun[str]):
             )
         phase.end()
         parity = Parity(SAME, same, parity_warnings(same))
-        return Builds(tuple(variants), parity.figures, parity.warnings, loss_per_token(losses))
+        return Builds(tuple(variants), parity.figures, parity.warnings)
 
     def scored(self, rows: Rows, answers: Sequence[str]) -> list[Score]:
         """See `TaskRun`."""
@@ -209,6 +213,9 @@ class GenerationRun(TaskRun[str]):
         )
         phase.end()
         return found
+
+    def _text_losses(self) -> list[TextLoss]:
+        return [TextLoss(**loss) for loss in kept(self.job.folder / "eval" / _LOSSES, self._losses)]
 
     def _losses(self) -> list[dict[str, Any]]:
         """The tuned model's loss of each reference of the hold-out."""

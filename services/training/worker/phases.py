@@ -32,6 +32,7 @@ from services.training.domain.report import Report, loss_curve
 from services.training.engine.attention import SHORT, plain_attention
 from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train, usable_precision
 from services.training.engine.parallel import Parallel
+from services.training.engine.record_shares import validation_split
 from services.training.engine.tasks import Objective
 from services.training.worker.ranks import Ranks
 
@@ -45,7 +46,7 @@ _CURVE_EVERY_S = 2.0
 _EXAMPLES = 5
 _CHECKPOINTS = "checkpoints"
 _LOSSES = Path("eval", "losses.json")
-_MERGED, _VARIANTS = "merged", "variants"
+_ADAPTER, _MERGED, _VARIANTS = "adapter", "merged", "variants"
 _STORE_PATIENCE_S = 900.0
 # Otherwise peft asks the hub whether the vocabulary was changed, and stores all embeddings besides the learnt ones.
 _ADAPTER_ONLY = {"save_embedding_layers": False}
@@ -90,7 +91,8 @@ class Phase:
 class Material:
     """Data and base model of a run; a row is a record's text with its required attributes.
 
-    `corrections` is feedback that was held back; it is measured on and never learnt.
+    `holdout` is what the run is measured on; of a trial, training records that it does not learn. `corrections` is
+    feedback that was held back; it is measured on and never learnt.
     """
 
     device: torch.device
@@ -128,8 +130,14 @@ def material_of(job: Job, rank: int = 0) -> Material:
     spec, snapshot = job.spec, checked_snapshot(job)
     base_folder = BaseModels(job.models_dir, job.downloads_dir).prepare(spec.base_model)
     tokenizer: Any = AutoTokenizer.from_pretrained(str(base_folder), trust_remote_code=False)
-    holdout = read_rows(snapshot, "holdout", [*spec.learnt, *spec.sliced])
-    corrections = read_corrections(snapshot, spec.task.learnt)
+    learnt = read_rows(snapshot, "train", spec.learnt)
+    if spec.trial is None:
+        holdout = read_rows(snapshot, "holdout", [*spec.learnt, *spec.sliced])
+        corrections = read_corrections(snapshot, spec.task.learnt)
+    else:
+        # What decides by its values must not be what the chosen model is measured on: the hold-out stays closed.
+        learnt, holdout = validation_split(learnt, spec.trial.validation_share)
+        corrections = []
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", rank) if job.spec.processes > 1 else torch.device("cuda")
@@ -138,7 +146,7 @@ def material_of(job: Job, rank: int = 0) -> Material:
         device=device,
         base_folder=base_folder,
         tokenizer=tokenizer,
-        train=by_weight(read_rows(snapshot, "train", spec.learnt)),
+        train=by_weight(learnt),
         holdout=holdout[: spec.max_eval_examples or len(holdout)],
         corrections=corrections[: spec.max_eval_examples or len(corrections)],
     )
@@ -152,7 +160,7 @@ def train_adapted(
     kept(job.folder / "eval" / "train.json", lambda: figures)
     adapted = trainable.adapted
     if hasattr(adapted, "get_base_model"):
-        kept_folder(job.folder / "adapter", lambda path: adapted.save_pretrained(str(path), **_ADAPTER_ONLY))
+        kept_folder(job.folder / _ADAPTER, lambda path: adapted.save_pretrained(str(path), **_ADAPTER_ONLY))
 
 
 def train_share(job: Job, trainable: Trainable, device: torch.device, parallel: Parallel) -> None:
@@ -300,7 +308,7 @@ def with_loss_curve(job: Job, report: Report) -> Report:
 
 
 def store(job: Job, report: Report, stop: threading.Event) -> Report:
-    """Copies the model and its builds to the artefact store, if that is not this folder.
+    """Copies the model and its builds to the artefact store, if that is not this folder; of a trial nothing is needed.
 
     Returns:
         The report, with the builds' locations in the store.
@@ -309,7 +317,7 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
         Cancelled: `stop` was set.
         UnavailableError: the store did not answer for a quarter of an hour.
     """
-    if local_path(job.uri) is not None:
+    if local_path(job.uri) is not None or job.spec.trial is not None:
         return report
     artifacts = ArtifactStore(job.uri)
     folders = [job.folder / _MERGED, *(job.folder / _VARIANTS / variant.precision for variant in report.variants)]
@@ -337,9 +345,9 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
 
 
 def drop_stored(job: Job) -> None:
-    """Deletes local copies once the report names those in the artefact store."""
-    if local_path(job.uri) is None:
-        for name in (_MERGED, _VARIANTS):
+    """Deletes local copies once the report names those in the artefact store; of a trial the only ones."""
+    if local_path(job.uri) is None or job.spec.trial is not None:
+        for name in (_MERGED, _VARIANTS, *((_ADAPTER,) if job.spec.trial is not None else ())):
             shutil.rmtree(job.folder / name, ignore_errors=True)
 
 

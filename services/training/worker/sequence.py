@@ -38,15 +38,11 @@ _INPUT_SHOWN = 300
 
 @dataclass(frozen=True, slots=True)
 class Builds:
-    """The builds of a run, and what its report says of them.
-
-    `loss` is that of the merged model, see `Report.tuned_loss`.
-    """
+    """The builds of a run, and what its report says of them."""
 
     variants: tuple[Variant, ...]
     figures: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-    loss: Metric | None = None
 
 
 class TaskRun(ABC, Generic[A]):
@@ -92,6 +88,10 @@ class TaskRun(ABC, Generic[A]):
     def answered(self) -> None:
         """Called after the last answer of the tuned model: the champion is loaded next."""
 
+    def loss(self) -> Metric | None:
+        """The tuned model's loss, see `Report.tuned_loss`; called after `answered`."""
+        return None
+
     @abstractmethod
     def champion_answers(self, champion: Champion, folder: Path, rows: Rows) -> list[A]:
         """The answers of another run's model, which lies merged in a folder."""
@@ -133,6 +133,9 @@ def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
         should_stop: whether it was asked to stop.
         ranks: the processes that share its training.
 
+    Returns:
+        The report; of a trial only how good the tuned model is.
+
     Raises:
         Cancelled: `should_stop` returned true.
     """
@@ -150,13 +153,22 @@ def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
 
         return of("holdout", holdout), of("corrections", corrections)
 
-    base, base_corrected = asked("base", task.base_answers) if task.ANSWERS_UNTRAINED else (None, None)
+    trial = job.spec.trial is not None
+    with_base = task.ANSWERS_UNTRAINED and not trial
+    base, base_corrected = asked("base", task.base_answers) if with_base else (None, None)
     check_stop(should_stop)
     trained = task.train(ranks)
     drop_checkpoints(job)
     tuned, tuned_corrected = asked("tuned", task.answers)
     task.answered()
     check_stop(should_stop)
+    if trial:
+        return Report(
+            tuned=compared(task.MEASURE, *_scores(task, holdout, tuned, None, None)).tuned,
+            figures={**trained, **task.figures(tuned)},
+            tuned_loss=task.loss(),
+            warnings=precision_warnings(job, material.device),
+        )
     champion = champion_answers(job, holdout, corrections, task.champion_answers)
     builds = task.compress(tuned)
     scores = _scores(task, holdout, tuned, base, champion.holdout)
@@ -176,7 +188,7 @@ def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
         examples=tuple(example(at) for at in shown_examples(task.ranked(tuned, base))),
         variants=builds.variants,
         figures={**trained, **task.figures(tuned), **builds.figures},
-        tuned_loss=builds.loss,
+        tuned_loss=task.loss(),
         warnings=(*precision_warnings(job, material.device), *builds.warnings, *champion.warnings, *unsliced),
         champion=found.champion,
         over_champion=found.over_champion,

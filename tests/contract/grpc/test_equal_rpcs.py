@@ -139,6 +139,11 @@ def create_run(_: Mesh, number: int) -> Message:
     return ParseDict({"spec": _training(number)}, training.CreateRunRequest())
 
 
+def create_trial(number: int) -> Message:
+    order = {"spec": _training(number), "trial": {"study": "s", "validation_share": 0.1}}
+    return ParseDict(order, training.CreateTrialRequest())
+
+
 def create_cycle(mesh: Mesh, number: int) -> Message:
     spec = {
         "name": f"loop{number}",
@@ -397,6 +402,7 @@ NAME_NOTHING = {
         "PublishModel",
         "CreateImport",
         "CreateRun",
+        "CreateTrial",
         "CreateCycle",
         "AdviseTraining",
         "PlanTraining",
@@ -585,6 +591,7 @@ async def _requests(mesh: Mesh) -> dict[str, tuple[Any, Any]]:
             cleaning.EraseFeedbackRequest(person=f"p-{1:016x}"),
             cleaning.EraseFeedbackRequest(person=f"p-{2:016x}"),
         ),
+        "CreateTrial": (create_trial(80), create_trial(81)),
         "PromoteRun": (training.PromoteRunRequest(name=runs[0].name), training.PromoteRunRequest(name=runs[1].name)),
         "PublishModel": (publish(mesh, 1), publish(mesh, 2)),
         "PromoteVersion": (promote("models/set"), promote("models/back")),

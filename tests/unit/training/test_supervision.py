@@ -36,6 +36,7 @@ from services.training.domain.report import LossPoint, Metric, Report, Variant
 from services.training.domain.run import Run, RunState
 from services.training.domain.tasks import Architecture, TextClassificationTask
 from services.training.domain.training_spec import BaseModel, Optimization, TrainingSpec
+from services.training.domain.trials import Trial
 from services.training.engine.methods.lora import Lora
 from services.training.entrypoints.mapping import run_to
 from services.training.entrypoints.worker import run_supervision
@@ -493,6 +494,24 @@ def test_a_registry_that_stays_unavailable_becomes_a_warning_and_a_promotion_reg
     assert (promoted.model_version, promoted.warnings) == ("reviews/1", ())
     assert harness.registry.champion == "reviews/1"
     assert harness.runs.get(run.name).model_version == "reviews/1"
+
+
+def test_a_trial_is_compared_with_no_champion_and_cannot_be_promoted(harness: Harness) -> None:
+    champion = harness.runs.create(spec(), "", "")
+    harness.supervision.step()
+    harness.workers.views[champion.name] = finished()
+    harness.supervision.step()
+    harness.runs.promote(champion.name)
+    trial = harness.runs.create(replace(spec(), trial=Trial("reviews", 0.1)), "", "")
+    assert not trial.reused
+    harness.supervision.step()
+    assert harness.workers.champions[-1] == ""
+    harness.workers.views[trial.name] = WorkerView(False, None, Report(_ACCURACY), None)
+    harness.supervision.step()
+    assert harness.runs.get(trial.name).state is RunState.SUCCEEDED
+    with pytest.raises(FailedPreconditionError, match="trial"):
+        harness.runs.promote(trial.name)
+    assert harness.runs.create(replace(spec(), trial=Trial("another", 0.1)), "", "").name == trial.name
 
 
 def test_a_promotion_while_the_end_is_reported_keeps_its_version(harness: Harness) -> None:

@@ -1003,6 +1003,37 @@ class Variant(_message.Message):
 Global___Variant: _TypeAlias = Variant  # noqa: Y015
 
 @_typing.final
+class Trial(_message.Message):
+    """What makes a run a trial of a search for hyper-parameters: it is measured on records of the training part that it does not
+    learn, instead of the hold-out. It is compared with no other model, makes no builds, and is not registered as a version of
+    its model.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STUDY_FIELD_NUMBER: _builtins.int
+    VALIDATION_SHARE_FIELD_NUMBER: _builtins.int
+    study: _builtins.str
+    """Name of the search, by which its trials are found in MLflow (tag `tidemill.study`)."""
+    validation_share: _builtins.float
+    """Share of the training records that the run is measured on. Which they are depends on their ids alone, so all trials
+    are measured on the same ones; variants of a record are learnt or left out with it.
+    """
+    def __init__(
+        self,
+        *,
+        study: _builtins.str = ...,
+        validation_share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["study", b"study", "validation_share", b"validation_share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trial: _TypeAlias = Trial  # noqa: Y015
+
+@_typing.final
 class Comparison(_message.Message):
     """The models on one set of examples; the differences are paired by example."""
 
@@ -1175,7 +1206,7 @@ class Report(_message.Message):
 
     @_builtins.property
     def tuned(self) -> _failure_pb2.Metric:
-        """The merged tuned model on the hold-out."""
+        """The merged tuned model on the hold-out; of a trial, on the training records that it does not learn."""
 
     @_builtins.property
     def difference(self) -> _failure_pb2.Metric:
@@ -1302,6 +1333,7 @@ class Run(_message.Message):
     URI_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     LOSS_CURVE_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`runs/{run}`."""
     state: Global___Run.State.ValueType
@@ -1309,7 +1341,7 @@ class Run(_message.Message):
     reused: _builtins.bool
     """True when an earlier run of the same spec answered this request."""
     model_version: _builtins.str
-    """Version in the model registry, for example `headlines/3`; set when it succeeded."""
+    """Version in the model registry, for example `headlines/3`; set when it succeeded, unless it is a trial."""
     uri: _builtins.str
     """Folder of its artefacts."""
     @_builtins.property
@@ -1344,6 +1376,10 @@ class Run(_message.Message):
     def loss_curve(self) -> _containers.RepeatedCompositeFieldContainer[Global___LossPoint]:
         """Output only: the loss of its training so far, as 200 points at most; see report.loss_curve once it succeeded."""
 
+    @_builtins.property
+    def trial(self) -> Global___Trial:
+        """Set if it is a trial."""
+
     def __init__(
         self,
         *,
@@ -1360,10 +1396,11 @@ class Run(_message.Message):
         uri: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         loss_curve: _abc.Iterable[Global___LossPoint] | None = ...,
+        trial: Global___Trial | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "report", b"report", "spec", b"spec", "update_time", b"update_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "progress", b"progress", "report", b"report", "spec", b"spec", "trial", b"trial", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "loss_curve", b"loss_curve", "model_version", b"model_version", "name", b"name", "progress", b"progress", "report", b"report", "reused", b"reused", "spec", b"spec", "state", b"state", "update_time", b"update_time", "uri", b"uri", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "failure", b"failure", "loss_curve", b"loss_curve", "model_version", b"model_version", "name", b"name", "progress", b"progress", "report", b"report", "reused", b"reused", "spec", b"spec", "state", b"state", "trial", b"trial", "update_time", b"update_time", "uri", b"uri", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from tidemill.training.v1 import run_pb2 as tidemill_dot_training_dot_v1_dot_run__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tidemill/training/v1/training_service.proto\x12\x14tidemill.training.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1etidemill/training/v1/run.proto\"\xb7\x01\n\x10\x43reateRunRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x04spec\x18\x02 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01:K\xbaHH\x1a\x46\n\x12\x63reate_run.dataset\x12\x18spec.dataset is required\x1a\x16has(this.spec.dataset)\";\n\x11\x43reateRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"<\n\rGetRunRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"N\n\x0fListRunsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"T\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.tidemill.training.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"]\n\x10\x43\x61ncelRunRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\";\n\x11\x43\x61ncelRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\">\n\x0fWatchRunRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\":\n\x10WatchRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"^\n\x11PromoteRunRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\"<\n\x12PromoteRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"\x8c\x01\n\x13PlanTrainingRequest\x12\x38\n\x04spec\x18\x01 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\x07\x64\x65vices\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00\x12\x1d\n\x0c\x64\x65vice_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xb7\x01\n\x0cStrategyPlan\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x05\x12\x15\n\rweights_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fgradients_bytes\x18\x04 \x01(\x03\x12\x17\n\x0foptimizer_bytes\x18\x05 \x01(\x03\x12\x19\n\x11\x61\x63tivations_bytes\x18\x06 \x01(\x03\x12\x12\n\npeak_bytes\x18\x07 \x01(\x03\x12\x0c\n\x04\x66its\x18\x08 \x01(\x08\"=\n\x08SizePlan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x03\x12\x0f\n\x07\x64\x65vices\x18\x03 \x01(\x05\"\xe6\x01\n\x14PlanTrainingResponse\x12\x12\n\nparameters\x18\x01 \x01(\x03\x12\x1c\n\x14trainable_parameters\x18\x02 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_bytes\x18\x04 \x01(\x03\x12\x36\n\nstrategies\x18\x05 \x03(\x0b\x32\".tidemill.training.v1.StrategyPlan\x12-\n\x05sizes\x18\x06 \x03(\x0b\x32\x1e.tidemill.training.v1.SizePlan\x12\x0f\n\x07nearest\x18\x07 \x01(\t\"\xb2\x03\n\x15\x41\x64viseTrainingRequest\x12\x17\n\x04task\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x17\n\x06\x64\x65vice\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\x04goal\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12(\n\x0b\x62\x61se_models\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07r\x05\x10\x01\x18\x80\x08\x12%\n\x10max_input_tokens\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12&\n\x11max_target_tokens\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x02(\x00\x12\x1f\n\x0emax_size_bytes\x18\x07 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12(\n\x0emax_latency_ms\x18\x08 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12!\n\x10max_memory_bytes\x18\t \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x36\n\x10max_quality_loss\x18\n \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12\x1c\n\x07\x63\x61llers\x18\x0b \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x42\x13\n\x11_max_quality_loss\"A\n\rExceededLimit\x12\r\n\x05limit\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\x01\x12\x11\n\tpredicted\x18\x03 \x01(\x01\"\x82\x02\n\x0f\x41\x64viceCandidate\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x03\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x16\n\x0elatency_p95_ms\x18\x06 \x01(\x01\x12\x12\n\nper_second\x18\x07 \x01(\x01\x12\x14\n\x0cquality_loss\x18\x08 \x01(\x01\x12\x15\n\rmeasured_runs\x18\t \x01(\x05\x12\x35\n\x08\x65xceeded\x18\n \x03(\x0b\x32#.tidemill.training.v1.ExceededLimit\"\xdc\x02\n\x16\x41\x64viseTrainingResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x15\n\rdevice_source\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65vice_measured\x18\x03 \x01(\x08\x12\x0c\n\x04goal\x18\x04 \x01(\t\x12\x39\n\ncandidates\x18\x05 \x03(\x0b\x32%.tidemill.training.v1.AdviceCandidate\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x30\n\x04spec\x18\x08 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpec\x12\x18\n\x10max_quality_loss\x18\t \x01(\x01\x12\x12\n\npreference\x18\n \x01(\t\x12\x10\n\x08replicas\x18\x0b \x01(\x05\x12\x1a\n\x12\x61nswer_cache_bytes\x18\x0c \x01(\x03\x12\r\n\x05notes\x18\r \x03(\t2\x8f\x06\n\x0fTrainingService\x12\\\n\tCreateRun\x12&.tidemill.training.v1.CreateRunRequest\x1a\'.tidemill.training.v1.CreateRunResponse\x12S\n\x06GetRun\x12#.tidemill.training.v1.GetRunRequest\x1a$.tidemill.training.v1.GetRunResponse\x12Y\n\x08ListRuns\x12%.tidemill.training.v1.ListRunsRequest\x1a&.tidemill.training.v1.ListRunsResponse\x12\\\n\tCancelRun\x12&.tidemill.training.v1.CancelRunRequest\x1a\'.tidemill.training.v1.CancelRunResponse\x12[\n\x08WatchRun\x12%.tidemill.training.v1.WatchRunRequest\x1a&.tidemill.training.v1.WatchRunResponse0\x01\x12_\n\nPromoteRun\x12\'.tidemill.training.v1.PromoteRunRequest\x1a(.tidemill.training.v1.PromoteRunResponse\x12\x65\n\x0cPlanTraining\x12).tidemill.training.v1.PlanTrainingRequest\x1a*.tidemill.training.v1.PlanTrainingResponse\x12k\n\x0e\x41\x64viseTraining\x12+.tidemill.training.v1.AdviseTrainingRequest\x1a,.tidemill.training.v1.AdviseTrainingResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+tidemill/training/v1/training_service.proto\x12\x14tidemill.training.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1etidemill/training/v1/run.proto\"\xb7\x01\n\x10\x43reateRunRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x04spec\x18\x02 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01:K\xbaHH\x1a\x46\n\x12\x63reate_run.dataset\x12\x18spec.dataset is required\x1a\x16has(this.spec.dataset)\";\n\x11\x43reateRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"\xef\x01\n\x12\x43reateTrialRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\x38\n\x04spec\x18\x02 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x32\n\x05trial\x18\x03 \x01(\x0b\x32\x1b.tidemill.training.v1.TrialB\x06\xbaH\x03\xc8\x01\x01:M\xbaHJ\x1aH\n\x14\x63reate_trial.dataset\x12\x18spec.dataset is required\x1a\x16has(this.spec.dataset)\"=\n\x13\x43reateTrialResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"<\n\rGetRunRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\"8\n\x0eGetRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"N\n\x0fListRunsRequest\x12\x1d\n\tpage_size\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x00\x12\x1c\n\npage_token\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x02\"T\n\x10ListRunsResponse\x12\'\n\x04runs\x18\x01 \x03(\x0b\x32\x19.tidemill.training.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"]\n\x10\x43\x61ncelRunRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\";\n\x11\x43\x61ncelRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\">\n\x0fWatchRunRequest\x12+\n\x04name\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\":\n\x10WatchRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"^\n\x11PromoteRunRequest\x12\x1c\n\nrequest_id\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12+\n\x04name\x18\x02 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^runs/[a-z0-9-]{1,64}$\"<\n\x12PromoteRunResponse\x12&\n\x03run\x18\x01 \x01(\x0b\x32\x19.tidemill.training.v1.Run\"\x8c\x01\n\x13PlanTrainingRequest\x12\x38\n\x04spec\x18\x01 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpecB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\x07\x64\x65vices\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x04(\x00\x12\x1d\n\x0c\x64\x65vice_bytes\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"\xb7\x01\n\x0cStrategyPlan\x12\x10\n\x08strategy\x18\x01 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x02 \x01(\x05\x12\x15\n\rweights_bytes\x18\x03 \x01(\x03\x12\x17\n\x0fgradients_bytes\x18\x04 \x01(\x03\x12\x17\n\x0foptimizer_bytes\x18\x05 \x01(\x03\x12\x19\n\x11\x61\x63tivations_bytes\x18\x06 \x01(\x03\x12\x12\n\npeak_bytes\x18\x07 \x01(\x03\x12\x0c\n\x04\x66its\x18\x08 \x01(\x08\"=\n\x08SizePlan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x03\x12\x0f\n\x07\x64\x65vices\x18\x03 \x01(\x05\"\xe6\x01\n\x14PlanTrainingResponse\x12\x12\n\nparameters\x18\x01 \x01(\x03\x12\x1c\n\x14trainable_parameters\x18\x02 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x14\n\x0c\x64\x65vice_bytes\x18\x04 \x01(\x03\x12\x36\n\nstrategies\x18\x05 \x03(\x0b\x32\".tidemill.training.v1.StrategyPlan\x12-\n\x05sizes\x18\x06 \x03(\x0b\x32\x1e.tidemill.training.v1.SizePlan\x12\x0f\n\x07nearest\x18\x07 \x01(\t\"\xb2\x03\n\x15\x41\x64viseTrainingRequest\x12\x17\n\x04task\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18@\x12\x17\n\x06\x64\x65vice\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x15\n\x04goal\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12(\n\x0b\x62\x61se_models\x18\x04 \x03(\tB\x13\xbaH\x10\x92\x01\r\x10 \x18\x01\"\x07r\x05\x10\x01\x18\x80\x08\x12%\n\x10max_input_tokens\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x08(\x00\x12&\n\x11max_target_tokens\x18\x06 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\x80\x80\x02(\x00\x12\x1f\n\x0emax_size_bytes\x18\x07 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12(\n\x0emax_latency_ms\x18\x08 \x01(\x01\x42\x10\xbaH\r\x12\x0b)\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12!\n\x10max_memory_bytes\x18\t \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\x12\x36\n\x10max_quality_loss\x18\n \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00\x88\x01\x01\x12\x1c\n\x07\x63\x61llers\x18\x0b \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x42\x13\n\x11_max_quality_loss\"A\n\rExceededLimit\x12\r\n\x05limit\x18\x01 \x01(\t\x12\x0e\n\x06wanted\x18\x02 \x01(\x01\x12\x11\n\tpredicted\x18\x03 \x01(\x01\"\x82\x02\n\x0f\x41\x64viceCandidate\x12\x12\n\nbase_model\x18\x01 \x01(\t\x12\x12\n\nparameters\x18\x02 \x01(\x03\x12\r\n\x05\x62uild\x18\x03 \x01(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x03\x12\x14\n\x0cmemory_bytes\x18\x05 \x01(\x03\x12\x16\n\x0elatency_p95_ms\x18\x06 \x01(\x01\x12\x12\n\nper_second\x18\x07 \x01(\x01\x12\x14\n\x0cquality_loss\x18\x08 \x01(\x01\x12\x15\n\rmeasured_runs\x18\t \x01(\x05\x12\x35\n\x08\x65xceeded\x18\n \x03(\x0b\x32#.tidemill.training.v1.ExceededLimit\"\xdc\x02\n\x16\x41\x64viseTrainingResponse\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x15\n\rdevice_source\x18\x02 \x01(\t\x12\x17\n\x0f\x64\x65vice_measured\x18\x03 \x01(\x08\x12\x0c\n\x04goal\x18\x04 \x01(\t\x12\x39\n\ncandidates\x18\x05 \x03(\x0b\x32%.tidemill.training.v1.AdviceCandidate\x12\x0c\n\x04\x66its\x18\x06 \x01(\x08\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x30\n\x04spec\x18\x08 \x01(\x0b\x32\".tidemill.training.v1.TrainingSpec\x12\x18\n\x10max_quality_loss\x18\t \x01(\x01\x12\x12\n\npreference\x18\n \x01(\t\x12\x10\n\x08replicas\x18\x0b \x01(\x05\x12\x1a\n\x12\x61nswer_cache_bytes\x18\x0c \x01(\x03\x12\r\n\x05notes\x18\r \x03(\t2\xf3\x06\n\x0fTrainingService\x12\\\n\tCreateRun\x12&.tidemill.training.v1.CreateRunRequest\x1a\'.tidemill.training.v1.CreateRunResponse\x12\x62\n\x0b\x43reateTrial\x12(.tidemill.training.v1.CreateTrialRequest\x1a).tidemill.training.v1.CreateTrialResponse\x12S\n\x06GetRun\x12#.tidemill.training.v1.GetRunRequest\x1a$.tidemill.training.v1.GetRunResponse\x12Y\n\x08ListRuns\x12%.tidemill.training.v1.ListRunsRequest\x1a&.tidemill.training.v1.ListRunsResponse\x12\\\n\tCancelRun\x12&.tidemill.training.v1.CancelRunRequest\x1a\'.tidemill.training.v1.CancelRunResponse\x12[\n\x08WatchRun\x12%.tidemill.training.v1.WatchRunRequest\x1a&.tidemill.training.v1.WatchRunResponse0\x01\x12_\n\nPromoteRun\x12\'.tidemill.training.v1.PromoteRunRequest\x1a(.tidemill.training.v1.PromoteRunResponse\x12\x65\n\x0cPlanTraining\x12).tidemill.training.v1.PlanTrainingRequest\x1a*.tidemill.training.v1.PlanTrainingResponse\x12k\n\x0e\x41\x64viseTraining\x12+.tidemill.training.v1.AdviseTrainingRequest\x1a,.tidemill.training.v1.AdviseTrainingResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,6 +39,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATERUNREQUEST'].fields_by_name['spec']._serialized_options = b'\272H\003\310\001\001'
   _globals['_CREATERUNREQUEST']._loaded_options = None
   _globals['_CREATERUNREQUEST']._serialized_options = b'\272HH\032F\n\022create_run.dataset\022\030spec.dataset is required\032\026has(this.spec.dataset)'
+  _globals['_CREATETRIALREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_CREATETRIALREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\005r\003\030\200\001'
+  _globals['_CREATETRIALREQUEST'].fields_by_name['spec']._loaded_options = None
+  _globals['_CREATETRIALREQUEST'].fields_by_name['spec']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CREATETRIALREQUEST'].fields_by_name['trial']._loaded_options = None
+  _globals['_CREATETRIALREQUEST'].fields_by_name['trial']._serialized_options = b'\272H\003\310\001\001'
+  _globals['_CREATETRIALREQUEST']._loaded_options = None
+  _globals['_CREATETRIALREQUEST']._serialized_options = b'\272HJ\032H\n\024create_trial.dataset\022\030spec.dataset is required\032\026has(this.spec.dataset)'
   _globals['_GETRUNREQUEST'].fields_by_name['name']._loaded_options = None
   _globals['_GETRUNREQUEST'].fields_by_name['name']._serialized_options = b'\272H\032r\0302\026^runs/[a-z0-9-]{1,64}$'
   _globals['_LISTRUNSREQUEST'].fields_by_name['page_size']._loaded_options = None
@@ -87,42 +95,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATERUNREQUEST']._serialized_end=314
   _globals['_CREATERUNRESPONSE']._serialized_start=316
   _globals['_CREATERUNRESPONSE']._serialized_end=375
-  _globals['_GETRUNREQUEST']._serialized_start=377
-  _globals['_GETRUNREQUEST']._serialized_end=437
-  _globals['_GETRUNRESPONSE']._serialized_start=439
-  _globals['_GETRUNRESPONSE']._serialized_end=495
-  _globals['_LISTRUNSREQUEST']._serialized_start=497
-  _globals['_LISTRUNSREQUEST']._serialized_end=575
-  _globals['_LISTRUNSRESPONSE']._serialized_start=577
-  _globals['_LISTRUNSRESPONSE']._serialized_end=661
-  _globals['_CANCELRUNREQUEST']._serialized_start=663
-  _globals['_CANCELRUNREQUEST']._serialized_end=756
-  _globals['_CANCELRUNRESPONSE']._serialized_start=758
-  _globals['_CANCELRUNRESPONSE']._serialized_end=817
-  _globals['_WATCHRUNREQUEST']._serialized_start=819
-  _globals['_WATCHRUNREQUEST']._serialized_end=881
-  _globals['_WATCHRUNRESPONSE']._serialized_start=883
-  _globals['_WATCHRUNRESPONSE']._serialized_end=941
-  _globals['_PROMOTERUNREQUEST']._serialized_start=943
-  _globals['_PROMOTERUNREQUEST']._serialized_end=1037
-  _globals['_PROMOTERUNRESPONSE']._serialized_start=1039
-  _globals['_PROMOTERUNRESPONSE']._serialized_end=1099
-  _globals['_PLANTRAININGREQUEST']._serialized_start=1102
-  _globals['_PLANTRAININGREQUEST']._serialized_end=1242
-  _globals['_STRATEGYPLAN']._serialized_start=1245
-  _globals['_STRATEGYPLAN']._serialized_end=1428
-  _globals['_SIZEPLAN']._serialized_start=1430
-  _globals['_SIZEPLAN']._serialized_end=1491
-  _globals['_PLANTRAININGRESPONSE']._serialized_start=1494
-  _globals['_PLANTRAININGRESPONSE']._serialized_end=1724
-  _globals['_ADVISETRAININGREQUEST']._serialized_start=1727
-  _globals['_ADVISETRAININGREQUEST']._serialized_end=2161
-  _globals['_EXCEEDEDLIMIT']._serialized_start=2163
-  _globals['_EXCEEDEDLIMIT']._serialized_end=2228
-  _globals['_ADVICECANDIDATE']._serialized_start=2231
-  _globals['_ADVICECANDIDATE']._serialized_end=2489
-  _globals['_ADVISETRAININGRESPONSE']._serialized_start=2492
-  _globals['_ADVISETRAININGRESPONSE']._serialized_end=2840
-  _globals['_TRAININGSERVICE']._serialized_start=2843
-  _globals['_TRAININGSERVICE']._serialized_end=3626
+  _globals['_CREATETRIALREQUEST']._serialized_start=378
+  _globals['_CREATETRIALREQUEST']._serialized_end=617
+  _globals['_CREATETRIALRESPONSE']._serialized_start=619
+  _globals['_CREATETRIALRESPONSE']._serialized_end=680
+  _globals['_GETRUNREQUEST']._serialized_start=682
+  _globals['_GETRUNREQUEST']._serialized_end=742
+  _globals['_GETRUNRESPONSE']._serialized_start=744
+  _globals['_GETRUNRESPONSE']._serialized_end=800
+  _globals['_LISTRUNSREQUEST']._serialized_start=802
+  _globals['_LISTRUNSREQUEST']._serialized_end=880
+  _globals['_LISTRUNSRESPONSE']._serialized_start=882
+  _globals['_LISTRUNSRESPONSE']._serialized_end=966
+  _globals['_CANCELRUNREQUEST']._serialized_start=968
+  _globals['_CANCELRUNREQUEST']._serialized_end=1061
+  _globals['_CANCELRUNRESPONSE']._serialized_start=1063
+  _globals['_CANCELRUNRESPONSE']._serialized_end=1122
+  _globals['_WATCHRUNREQUEST']._serialized_start=1124
+  _globals['_WATCHRUNREQUEST']._serialized_end=1186
+  _globals['_WATCHRUNRESPONSE']._serialized_start=1188
+  _globals['_WATCHRUNRESPONSE']._serialized_end=1246
+  _globals['_PROMOTERUNREQUEST']._serialized_start=1248
+  _globals['_PROMOTERUNREQUEST']._serialized_end=1342
+  _globals['_PROMOTERUNRESPONSE']._serialized_start=1344
+  _globals['_PROMOTERUNRESPONSE']._serialized_end=1404
+  _globals['_PLANTRAININGREQUEST']._serialized_start=1407
+  _globals['_PLANTRAININGREQUEST']._serialized_end=1547
+  _globals['_STRATEGYPLAN']._serialized_start=1550
+  _globals['_STRATEGYPLAN']._serialized_end=1733
+  _globals['_SIZEPLAN']._serialized_start=1735
+  _globals['_SIZEPLAN']._serialized_end=1796
+  _globals['_PLANTRAININGRESPONSE']._serialized_start=1799
+  _globals['_PLANTRAININGRESPONSE']._serialized_end=2029
+  _globals['_ADVISETRAININGREQUEST']._serialized_start=2032
+  _globals['_ADVISETRAININGREQUEST']._serialized_end=2466
+  _globals['_EXCEEDEDLIMIT']._serialized_start=2468
+  _globals['_EXCEEDEDLIMIT']._serialized_end=2533
+  _globals['_ADVICECANDIDATE']._serialized_start=2536
+  _globals['_ADVICECANDIDATE']._serialized_end=2794
+  _globals['_ADVISETRAININGRESPONSE']._serialized_start=2797
+  _globals['_ADVISETRAININGRESPONSE']._serialized_end=3145
+  _globals['_TRAININGSERVICE']._serialized_start=3148
+  _globals['_TRAININGSERVICE']._serialized_end=4031
 # @@protoc_insertion_point(module_scope)

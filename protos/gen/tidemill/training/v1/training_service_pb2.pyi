@@ -72,6 +72,64 @@ class CreateRunResponse(_message.Message):
 Global___CreateRunResponse: _TypeAlias = CreateRunResponse  # noqa: Y015
 
 @_typing.final
+class CreateTrialRequest(_message.Message):
+    """Request of CreateTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SPEC_FIELD_NUMBER: _builtins.int
+    TRIAL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes a repeat harmless."""
+    @_builtins.property
+    def spec(self) -> _run_pb2.TrainingSpec:
+        """What to do; its dataset is required here, its compression is not carried out."""
+
+    @_builtins.property
+    def trial(self) -> _run_pb2.Trial:
+        """Its search, and what it is measured on."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        spec: _run_pb2.TrainingSpec | None = ...,
+        trial: _run_pb2.Trial | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec", "trial", b"trial"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "spec", b"spec", "trial", b"trial"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTrialRequest: _TypeAlias = CreateTrialRequest  # noqa: Y015
+
+@_typing.final
+class CreateTrialResponse(_message.Message):
+    """Response of CreateTrial."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, queued or reused."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateTrialResponse: _TypeAlias = CreateTrialResponse  # noqa: Y015
+
+@_typing.final
 class GetRunRequest(_message.Message):
     """Request of GetRun."""
 
@@ -278,7 +336,7 @@ class PromoteRunRequest(_message.Message):
     request_id: _builtins.str
     """Makes a repeat harmless."""
     name: _builtins.str
-    """`runs/{run}`; it must have succeeded."""
+    """`runs/{run}`; it must have succeeded, and not be a trial."""
     def __init__(
         self,
         *,

@@ -40,6 +40,11 @@ class TrainingServiceStub:
                 request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateRunRequest.SerializeToString,
                 response_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateRunResponse.FromString,
                 _registered_method=True)
+        self.CreateTrial = channel.unary_unary(
+                '/tidemill.training.v1.TrainingService/CreateTrial',
+                request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateTrialRequest.SerializeToString,
+                response_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateTrialResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/tidemill.training.v1.TrainingService/GetRun',
                 request_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.GetRunRequest.SerializeToString,
@@ -83,6 +88,14 @@ class TrainingServiceServicer:
 
     def CreateRun(self, request, context):
         """Starts a run, or returns the succeeded run of the same spec, data and base model.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateTrial(self, request, context):
+        """Starts a run that is a trial of a search for hyper-parameters, or returns the one of the same spec, share and data that
+        succeeded or is under way. A caller who may start cycles may start trials, for nothing follows from them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,6 +158,11 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     servicer.CreateRun,
                     request_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateRunRequest.FromString,
                     response_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateRunResponse.SerializeToString,
+            ),
+            'CreateTrial': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateTrial,
+                    request_deserializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateTrialRequest.FromString,
+                    response_serializer=tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateTrialResponse.SerializeToString,
             ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
@@ -210,6 +228,33 @@ class TrainingService:
             '/tidemill.training.v1.TrainingService/CreateRun',
             tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateRunRequest.SerializeToString,
             tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateTrial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidemill.training.v1.TrainingService/CreateTrial',
+            tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateTrialRequest.SerializeToString,
+            tidemill_dot_training_dot_v1_dot_training__service__pb2.CreateTrialResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,10 @@ class TrainingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> TrainingServiceAsyncStub: ...
     CreateRun: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CreateRunRequest, _training_service_pb2.CreateRunResponse]
     """Starts a run, or returns the succeeded run of the same spec, data and base model."""
+    CreateTrial: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.CreateTrialRequest, _training_service_pb2.CreateTrialResponse]
+    """Starts a run that is a trial of a search for hyper-parameters, or returns the one of the same spec, share and data that
+    succeeded or is under way. A caller who may start cycles may start trials, for nothing follows from them.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.GetRunRequest, _training_service_pb2.GetRunResponse]
     """Reads a run."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_training_service_pb2.ListRunsRequest, _training_service_pb2.ListRunsResponse]
@@ -59,6 +63,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CreateRunRequest, _training_service_pb2.CreateRunResponse]  # type: ignore[assignment]
     """Starts a run, or returns the succeeded run of the same spec, data and base model."""
+    CreateTrial: _aio.UnaryUnaryMultiCallable[_training_service_pb2.CreateTrialRequest, _training_service_pb2.CreateTrialResponse]  # type: ignore[assignment]
+    """Starts a run that is a trial of a search for hyper-parameters, or returns the one of the same spec, share and data that
+    succeeded or is under way. A caller who may start cycles may start trials, for nothing follows from them.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_training_service_pb2.GetRunRequest, _training_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """Reads a run."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_training_service_pb2.ListRunsRequest, _training_service_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -86,6 +94,16 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_service_pb2.CreateRunResponse, _abc.Awaitable[_training_service_pb2.CreateRunResponse]]:
         """Starts a run, or returns the succeeded run of the same spec, data and base model."""
+
+    @_abc_1.abstractmethod
+    def CreateTrial(
+        self,
+        request: _training_service_pb2.CreateTrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_service_pb2.CreateTrialResponse, _abc.Awaitable[_training_service_pb2.CreateTrialResponse]]:
+        """Starts a run that is a trial of a search for hyper-parameters, or returns the one of the same spec, share and data that
+        succeeded or is under way. A caller who may start cycles may start trials, for nothing follows from them.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(
