@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 from tidemill.cleaning.v1.dataset_pb2 import OperatorSpec
 from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
+from tidemill.pipeline.v1.search_pb2 import SearchRange
 
 from docs.generate.protos import (
     INTEGERS,
@@ -53,6 +54,7 @@ _TYPES = {FieldDescriptor.TYPE_STRING: "text", FieldDescriptor.TYPE_BOOL: "true 
 _EFFECTIVE = re.compile(r"; (?P<value>(?:[^;.]|\.(?=\d))+?),? when (?:zero|empty|left out)(?=[,.])")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?(?=,|$)(?!, \d)")
 _SENTENCE = re.compile(r"\b(?:is|are|must|does)\b")
+_VALUES = {"type": "array", "minItems": 1, "items": {"type": ["string", "number", "boolean"]}}
 _VARIABLE = {"type": "string", "pattern": r"\$\{[A-Z_][A-Z0-9_]*(:-[^}]*)?\}"}
 
 
@@ -83,12 +85,16 @@ def _sections(message: Descriptor, path: str) -> list[tuple[str, Descriptor]]:
         if (
             child is None
             or field.full_name in FILLED_IN
-            or child is Struct.DESCRIPTOR
+            or child in (Struct.DESCRIPTOR, Value.DESCRIPTOR)
             or child is OperatorSpec.DESCRIPTOR
         ):
             continue
-        if not child.GetOptions().map_entry:
-            found += _sections(child, f"{path}.{field.name}".lstrip(".") + ("[]" if field.is_repeated else ""))
+        place = f"{path}.{field.name}".lstrip(".")
+        if child.GetOptions().map_entry:
+            value = child.fields_by_name["value"].message_type
+            found += _sections(value, f"{place}.*") if value is not None else []
+        else:
+            found += _sections(child, place + ("[]" if field.is_repeated else ""))
     return found
 
 
@@ -101,6 +107,10 @@ def _words(field: FieldDescriptor) -> str:
         )
     if field.message_type is Struct.DESCRIPTOR:
         return "mapping"
+    if field.message_type is Value.DESCRIPTOR:
+        return "list of texts, numbers, or true and false"
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return "mapping of names to mappings"
     if field.message_type is not None:
         return "list of mappings" if field.is_repeated else "mapping" + ("" if field.message_type.fields else ", empty")
     rules = rules_of(field)
@@ -205,9 +215,13 @@ def _field(field: FieldDescriptor, registries: Mapping[str, Registry]) -> dict[s
     if not field.is_repeated:
         return _value(field, registries)
     if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        pairs = rules_of(field).map
+        value = _value(field.message_type.fields_by_name["value"], registries)
+        limits = {"minProperties": pairs.min_pairs, "maxProperties": pairs.max_pairs}
         return {
             "type": "object",
-            "additionalProperties": _value(field.message_type.fields_by_name["value"], registries),
+            **{name: limit for name, limit in limits.items() if limit},
+            "additionalProperties": value,
         }
     rules = rules_of(field).repeated
     schema: dict[str, Any] = {"type": "array", "items": _value(field, registries)}
@@ -229,6 +243,10 @@ def _value(field: FieldDescriptor, registries: Mapping[str, Registry]) -> dict[s
         return _operator(registries.get(field.full_name, registries[OPERATORS]))
     if field.message_type is Struct.DESCRIPTOR:
         return {"type": "object"}
+    if field.message_type is Value.DESCRIPTOR:
+        return {"type": ["string", "number", "boolean"]}
+    if field.message_type is SearchRange.DESCRIPTOR:
+        return {"anyOf": [_message(SearchRange.DESCRIPTOR, registries), _VALUES]}
     if field.message_type is not None:
         return _message(field.message_type, registries)
     if field.enum_type is not None:

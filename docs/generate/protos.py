@@ -91,7 +91,7 @@ def is_required(field: FieldDescriptor) -> bool:
     if field.containing_oneof is not None or (field.message_type is not None and not field.is_repeated):
         return False
     if field.is_repeated:
-        return bool(rules.repeated.min_items)
+        return bool(rules.repeated.min_items or rules.map.min_pairs)
     if field.type == FieldDescriptor.TYPE_STRING:
         pattern = rules.string.pattern
         refuses_empty = bool(pattern) and re.search(pattern, "") is None

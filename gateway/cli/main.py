@@ -54,6 +54,7 @@ _COMMANDS = (
     _Command("run", "cycle_commands", _PIPELINES),
     _Command("plan", "plan_command", _PIPELINES),
     _Command("advise", "advise_command", _PIPELINES),
+    _Command("tune", "tune_command", _PIPELINES),
     _Command("follow", "cycle_commands", _PIPELINES, "follow_cycle"),
     _Command("cycles", "cycle_commands", _PIPELINES),
     _Command("cancel", "cycle_commands", _PIPELINES),

@@ -1,8 +1,9 @@
 """Reads `pipelines/*.yaml`: tidemill.pipeline.v1.PipelineSpec with its own field names, and a few short forms.
 
 Operators may be written `- exact_dedup` or `- length_filter: {min_chars: 200}`, values of an enum without the enum's
-name (`fastest`), sources relative to the file. `${NAME}` and `${NAME:-default}` are replaced from the environment;
-`TIDEMILL_DATA`, when unset, is the folder of the fetched example data. Every error names its line and column.
+name (`fastest`), ranges of a search as a list of values, sources relative to the file. `${NAME}` and
+`${NAME:-default}` are replaced from the environment; `TIDEMILL_DATA`, when unset, is the folder of the fetched example
+data. Every error names its line and column.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from google.protobuf.message import Message
 from tidemill.cleaning.v1.dataset_pb2 import OperatorSpec
 from tidemill.ingest.v1.source_import_pb2 import SourceSpec
 from tidemill.pipeline.v1 import cycle_pb2
+from tidemill.pipeline.v1.search_pb2 import SearchRange
 from tidemill.training.v1 import run_pb2
 
 from services.kit.config import home_dir
@@ -253,8 +255,14 @@ class _Reader:
         if isinstance(message, struct_pb2.Struct):
             self._struct(message, node, path)
             return
+        if isinstance(message, struct_pb2.Value):
+            self._value(message, node, path)
+            return
         if isinstance(message, OperatorSpec):
             node = self._operator(node)
+        if isinstance(message, SearchRange) and isinstance(node, yaml.SequenceNode):
+            at = (node.start_mark, node.end_mark)
+            node = yaml.MappingNode(f"{_TAG}map", [(_word("values", *at), node)], *at)
         if not isinstance(node, yaml.MappingNode):
             self._expected(node, path, "a mapping with " + ", ".join(f.name for f in message.DESCRIPTOR.fields))
             return
@@ -277,7 +285,7 @@ class _Reader:
             key = key_node.value
             name = f"{path}.{key}" if path else key
             if known is not None and key not in known:
-                self._refuse(key_node, path, f"unknown field {key!r}{_nearest(key, known)}")
+                self._refuse(key_node, path, f"unknown field {key!r}{nearest(key, known)}")
                 continue
             if key in seen:
                 self._refuse(key_node, name, f"is given twice; the first is in line {seen[key]}.")
@@ -323,7 +331,12 @@ class _Reader:
         entry: Any = descriptor.message_type
         value_type = entry.fields_by_name["value"]
         for key, value, value_name in self._pairs(node, name, None):
-            self._scalar(value_type, value, value_name, lambda item, key=key: target.__setitem__(key, item))  # type: ignore[misc]
+            # As errors of the validation name it.
+            self.places[f"{name}[{key!r}]"] = self.places[value_name]
+            if value_type.message_type is not None:
+                self._message(target[key], value, value_name)
+            else:
+                self._scalar(value_type, value, value_name, lambda item, key=key: target.__setitem__(key, item))  # type: ignore[misc]
 
     def _struct(self, message: struct_pb2.Struct, node: yaml.Node, name: str) -> None:
         if not isinstance(node, yaml.MappingNode):
@@ -334,6 +347,12 @@ class _Reader:
             json_format.ParseDict(value, message)
         except json_format.ParseError as error:
             self._refuse(node, name, str(error))
+
+    def _value(self, message: struct_pb2.Value, node: yaml.Node, name: str) -> None:
+        if not isinstance(node, yaml.ScalarNode) or node.tag == f"{_TAG}null":
+            self._expected(node, name, "text, a number, or true or false")
+            return
+        json_format.ParseDict(self._plain(node, name), message)
 
     def _plain(self, node: yaml.Node, name: str) -> Any:
         """A value without a declared type, as JSON."""
@@ -398,12 +417,12 @@ class _Reader:
 
     def _enum(self, descriptor: EnumDescriptor, node: yaml.ScalarNode, name: str, give: Callable[[Any], None]) -> None:
         prefix = descriptor.values_by_number[0].name.removesuffix("UNSPECIFIED")
-        short = {value.name.removeprefix(prefix).lower(): value.number for value in descriptor.values if value.number}
+        short = enum_values(descriptor)
         wanted = node.value.lower().removeprefix(prefix.lower())
         if wanted in short:
             give(short[wanted])
         else:
-            self._refuse(node, name, f"{node.value!r} is not a valid value{_nearest(wanted, short)}")
+            self._refuse(node, name, f"{node.value!r} is not a valid value{nearest(wanted, short)}")
 
     def _expanded(self, node: yaml.ScalarNode, name: str) -> yaml.ScalarNode | None:
         """The node with its variables replaced; None if a variable is not set."""
@@ -468,7 +487,14 @@ def _variable(name: str, default: str | None) -> str | None:
     return found
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
+def enum_values(descriptor: EnumDescriptor) -> Mapping[str, int]:
+    """The numbers of an enum's values, by their names as a file has them: in lower case, without the enum's name."""
+    prefix = descriptor.values_by_number[0].name.removesuffix("UNSPECIFIED")
+    return {value.name.removeprefix(prefix).lower(): value.number for value in descriptor.values if value.number}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown word: what may have been meant."""
     names = list(known)
     close = difflib.get_close_matches(word, names, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; choose from {', '.join(names)}."

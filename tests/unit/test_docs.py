@@ -236,6 +236,30 @@ def test_calls_and_events_in_the_pictures_are_those_of_the_contract() -> None:
     assert {word for word in named if not re.search(rf"\b{word}\b", contract)} <= {"CloudEvents"}
 
 
+@pytest.mark.parametrize(
+    ("search", "valid"),
+    [
+        ({"ranges": {"lora.r": [4, 8], "optimization.learning_rate": {"low": 1e-4, "high": 0.01, "log": True}}}, True),
+        ({"ranges": {"lora.r": {"values": [4, 8]}}, "trials": 3, "max_minutes": 0.5, "seed": 7}, True),
+        ({"trials": 3}, False),
+        ({"ranges": {}}, False),
+        ({"ranges": {"lora.r": [4]}, "trials": 0}, False),
+        ({"ranges": {"lora.r": {"lowest": 4}}}, False),
+        ({"ranges": {"lora.r": 4}}, False),
+    ],
+)
+def test_a_search_keeps_the_schema(search: dict[str, object], valid: bool, tmp_path: Path) -> None:
+    whole = yaml.safe_load((ROOT / "pipelines" / "headlines.yaml").read_text()) | {"search": search}
+    assert validator().is_valid(whole) == valid
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump(whole))
+    if valid:
+        assert load_pipeline(file).spec.HasField("search")
+    else:
+        with pytest.raises(InvalidArgumentError):
+            load_pipeline(file)
+
+
 def test_a_file_of_sources_only_keeps_the_schema() -> None:
     whole = yaml.safe_load((ROOT / "pipelines" / "headlines.yaml").read_text())
     assert validator().is_valid({"sources": whole["sources"]})

@@ -13,6 +13,7 @@ from tidemill.cleaning.v1 import dataset_pb2 as _dataset_pb2
 from tidemill.common.v1 import failure_pb2 as _failure_pb2
 from tidemill.ingest.v1 import source_import_pb2 as _source_import_pb2
 from tidemill.pipeline.v1 import judge_pb2 as _judge_pb2
+from tidemill.pipeline.v1 import search_pb2 as _search_pb2
 from tidemill.pipeline.v1 import trigger_pb2 as _trigger_pb2
 from tidemill.training.v1 import run_pb2 as _run_pb2
 import builtins as _builtins
@@ -605,6 +606,7 @@ class PipelineSpec(_message.Message):
     CAPTURE_FIELD_NUMBER: _builtins.int
     FEEDBACK_FIELD_NUMBER: _builtins.int
     TRIGGERS_FIELD_NUMBER: _builtins.int
+    SEARCH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of the pipeline, for example `headlines`."""
     @_builtins.property
@@ -639,6 +641,10 @@ class PipelineSpec(_message.Message):
     def triggers(self) -> _trigger_pb2.Triggers:
         """What starts its cycles; only a person does when left out."""
 
+    @_builtins.property
+    def search(self) -> _search_pb2.Search:
+        """What `tidemill tune` searches; nothing when left out. Cycles do not read it."""
+
     def __init__(
         self,
         *,
@@ -651,10 +657,11 @@ class PipelineSpec(_message.Message):
         capture: Global___Capture | None = ...,
         feedback: Global___FeedbackUse | None = ...,
         triggers: _trigger_pb2.Triggers | None = ...,
+        search: _search_pb2.Search | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "rollout", b"rollout", "training", b"training", "triggers", b"triggers"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "rollout", b"rollout", "search", b"search", "training", b"training", "triggers", b"triggers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "name", b"name", "rollout", b"rollout", "sources", b"sources", "training", b"training", "triggers", b"triggers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capture", b"capture", "dataset", b"dataset", "feedback", b"feedback", "gate", b"gate", "name", b"name", "rollout", b"rollout", "search", b"search", "sources", b"sources", "training", b"training", "triggers", b"triggers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
