@@ -19,7 +19,7 @@ from services.kit.grpc.client import open_channel
 from tests.freezing import frozen
 from tests.waiting import PATIENCE_S, eventually_is
 
-_SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
+_SERVICE = Path(__file__).parents[1] / "integration" / "kit" / "probe_service.py"
 # A caller that is patient: a minute is two of the periods after which the supervisor kills what is frozen.
 _DEADLINE_S = 60.0
 

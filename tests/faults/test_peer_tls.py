@@ -21,7 +21,7 @@ from tests.processes import wait_started
 from tests.service_process import free_port
 from tests.waiting import eventually_is
 
-SERVICE = Path(__file__).parents[1] / "unit" / "kit" / "probe_service.py"
+SERVICE = Path(__file__).parents[1] / "integration" / "kit" / "probe_service.py"
 
 
 class Peers:

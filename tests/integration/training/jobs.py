@@ -34,6 +34,17 @@ def writer_spec(model: Path, snapshot: Path, method: Method, **changes: Any) -> 
     return replace(spec, **changes)
 
 
+def assert_built_as_trained(report: Report) -> None:
+    """The fp32 build of a writer is the trained model: as sure of the references, and with the same answers.
+
+    One answer of eight may differ: after a few steps two words can be as likely, and then rounding decides.
+    """
+    increase = report.variants[0].loss_increase
+    assert increase is not None
+    assert abs(increase.value) < 0.005
+    assert report.figures["same_answer_as_merged_fp32"] >= 7 / 8
+
+
 def marker_spec(model: Path, snapshot: Path) -> TrainingSpec:
     """A small run that finds the marked words of `write_marked`."""
     return TrainingSpec(
