@@ -157,16 +157,15 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         accumulated = list(islice(batches, accumulate))
-        targets = max(1, objective.targets([index for indices in accumulated for index in indices]))
+        # The step is that of one large batch, the mean over all of its targets, of which some batches have more.
+        targets = max(1, sum(objective.targets(indices) for indices in accumulated))
         for number, indices in enumerate(accumulated, 1):
-            # The step is that of one large batch, the mean over all of its targets, of which some batches have more.
-            share = objective.targets(indices) / targets
             with trainee.accumulating() if number < accumulate else nullcontext():
                 with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-                    loss, read = trainee.loss(indices)
-                scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]
+                    loss, read = trainee.loss(indices, targets)
+                scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             tokens += read
-            loss_sum += float(loss.detach()) * share
+            loss_sum += float(loss.detach())
         loss_sum, tokens = trainee.total(loss_sum, tokens)
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss is {loss_sum} at step {step + 1}; lower optimization.learning_rate")

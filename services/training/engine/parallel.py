@@ -1,7 +1,7 @@
 """How the processes of a training share a step; the training loop knows nothing else about strategies.
 
 Each process computes the loss of its share of every batch. Shares are weighted by their number of targets, so that the
-sum of their gradients is that of the batch in one process: the mean over all of its targets, not a mean of means. The
+sum of their gradients is that of the step in one process: the mean over all of its targets, not a mean of means. The
 processes are those of torch's default process group, which exists already (services.training.worker.ranks).
 """
 
@@ -29,8 +29,13 @@ class Trainee(Protocol):
         """The trainable weights that this process has, or its parts of them, by their name in the model."""
         ...
 
-    def loss(self, indices: Sequence[int]) -> tuple[Tensor, int]:
-        """The loss of this process's share of a batch, weighted for its backward pass, and the tokens that it read."""
+    def loss(self, indices: Sequence[int], targets: int) -> tuple[Tensor, int]:
+        """The loss of this process's share of a batch, weighted for its backward pass, and the tokens that it read.
+
+        Args:
+            indices: the examples of the batch.
+            targets: of the whole step, at least 1, over which the loss is a mean.
+        """
         ...
 
     def accumulating(self) -> AbstractContextManager[object]:
@@ -38,7 +43,7 @@ class Trainee(Protocol):
         ...
 
     def total(self, loss: float, tokens: int) -> tuple[float, int]:
-        """The batch's loss and tokens, from what `loss` gave to each process; of all processes."""
+        """The step's loss and tokens, from what `loss` gave to each process; of all processes."""
         ...
 
     def agreed(self, stop: bool) -> bool:
@@ -89,8 +94,9 @@ class _Single:
         self._model, self._objective, self._device = model, objective, device
         self.named = _trainable(model)
 
-    def loss(self, indices: Sequence[int]) -> tuple[Tensor, int]:
-        return self._objective.loss(self._model, indices, self._device)
+    def loss(self, indices: Sequence[int], targets: int) -> tuple[Tensor, int]:
+        loss, read = self._objective.loss(self._model, indices, self._device)
+        return loss * (self._objective.targets(indices) / targets), read
 
     def accumulating(self) -> AbstractContextManager[object]:
         return nullcontext()
@@ -122,11 +128,11 @@ class _Shared:
         self.named = _trainable(model)
         self._step: Any = None
 
-    def loss(self, indices: Sequence[int]) -> tuple[Tensor, int]:
+    def loss(self, indices: Sequence[int], targets: int) -> tuple[Tensor, int]:
         own = self._parallel.share(indices)
         loss, read = self._step(own)
         # The gradients of the processes are averaged.
-        weight = self._objective.targets(own) / max(1, self._objective.targets(indices)) * self._parallel.processes
+        weight = self._objective.targets(own) / targets * self._parallel.processes
         return loss * weight, read
 
     def accumulating(self) -> AbstractContextManager[object]:
