@@ -136,8 +136,7 @@ def _figures(run: Run) -> dict[str, float]:
         measured = {report.tuned.name: report.tuned, "loss": report.tuned_loss}
         for name, metric in measured.items():
             if metric is not None:
-                ends = {"": metric.value, "_ci_low": metric.ci_low, "_ci_high": metric.ci_high}
-                figures.update({f"validation_{name}{end}": value for end, value in ends.items()})
+                figures.update(metric.figures(f"validation_{name}"))
         return figures
     for prefix, metric in (
         ("base", report.base),

@@ -17,6 +17,11 @@ class Metric:
     ci_high: float
     sample_size: int
 
+    def figures(self, name: str = "") -> dict[str, float]:
+        """The value and both ends of its interval as figures of a report, under the metric's own name or another."""
+        name = name or self.name
+        return {name: self.value, f"{name}_ci_low": self.ci_low, f"{name}_ci_high": self.ci_high}
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -11,7 +11,7 @@ from services.kit.labels import THRESHOLD, labels_answer, probabilities
 from services.training.adapters.job import Job, write_json
 from services.training.domain.tasks import MultiLabelClassificationTask
 from services.training.engine.labels import best_thresholds, calibrates, labels_of_row, lift
-from services.training.engine.metrics import Score, f1_of, label_counts, label_metrics
+from services.training.engine.metrics import Score, f1_of, label_counts, label_metrics, measured
 from services.training.engine.tasks import MultiLabelObjective
 from services.training.worker.champion import Rows
 from services.training.worker.encoders import EncoderRun, Tokens
@@ -111,16 +111,9 @@ class MultiLabelClassificationRun(EncoderRun[Labels]):
         thresholds: list[float] = kept(self._thresholds, list)
         always = [_commonest(self._labels(self._learnt))] * len(wanted)
         return {
-            **{
-                name: value
-                for metric in (metrics["macro_f1"], metrics["subset_accuracy"])
-                for name, value in (
-                    (metric.name, metric.value),
-                    (f"{metric.name}_ci_low", metric.ci_low),
-                    (f"{metric.name}_ci_high", metric.ci_high),
-                )
-            },
-            "constant_micro_f1": label_metrics(wanted, always)["micro_f1"].value,
+            **metrics["macro_f1"].figures(),
+            **metrics["subset_accuracy"].figures(),
+            "constant_micro_f1": measured(self.MEASURE, label_counts(wanted, always)).value,
             "labels_per_text": sum(map(len, wanted)) / len(wanted),
             "calibration_examples": float(len(self._calibration)),
             "moved_thresholds": float(sum(threshold != THRESHOLD for threshold in thresholds)),

@@ -79,18 +79,8 @@ class OrdinalClassificationRun(EncoderRun[str]):
         errors = [float(abs(right - found)) for right, found in zip(places, given, strict=True)]
         median = sorted(places)[len(places) // 2]
         return {
-            **{
-                name: value
-                for metric in (
-                    mean_with_interval("accuracy", correct(wanted, tuned)),
-                    mean_with_interval("mean_absolute_error", errors),
-                )
-                for name, value in (
-                    (metric.name, metric.value),
-                    (f"{metric.name}_ci_low", metric.ci_low),
-                    (f"{metric.name}_ci_high", metric.ci_high),
-                )
-            },
+            **mean_with_interval("accuracy", correct(wanted, tuned)).figures(),
+            **mean_with_interval("mean_absolute_error", errors).figures(),
             "majority_accuracy": max(wanted.count(label) for label in self.outputs) / len(wanted),
             "median_mean_absolute_error": sum(abs(place - median) for place in places) / len(places),
         }

@@ -105,7 +105,7 @@ class TaskRun(ABC, Generic[A]):
         """What the answer to each row counts in `MEASURE`."""
 
     def quality(self, answers: Sequence[A]) -> Metric:
-        """The metric of a build's answers to the hold-out."""
+        """The metric of the tuned model's or a build's answers to the hold-out."""
         return measured(self.MEASURE, self.scored(self.material.holdout, answers))
 
     def figures(self, tuned: Sequence[A]) -> Mapping[str, float]:
@@ -164,7 +164,7 @@ def run_job(job: Job, should_stop: Callable[[], bool], ranks: Ranks) -> Report:
     check_stop(should_stop)
     if trial:
         return Report(
-            tuned=compared(task.MEASURE, *_scores(task, holdout, tuned, None, None)).tuned,
+            tuned=task.quality(tuned),
             figures={**trained, **task.figures(tuned)},
             tuned_loss=task.loss(),
             warnings=precision_warnings(job, material.device),

@@ -133,9 +133,7 @@ class TextEmbeddingRun(EncoderRun[Vectors]):
             for scores in [_reciprocal(self._found(rows, tuned, width))]
         }
         return {
-            "recall_at_1": first.value,
-            "recall_at_1_ci_low": first.ci_low,
-            "recall_at_1_ci_high": first.ci_high,
+            **first.figures(),
             "recall_at_10": sum(rank <= _DEEP for rank in ranks) / len(ranks),
             "holdout_positives": float(len({row[self._task.positive_field] for row in rows})),
             **narrow,
