@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -23,6 +22,7 @@ from infra.stack.testing import REUSE, brokers
 from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.port import OutgoingEvent
 from services.kit.bus.topics import FEEDBACK, FEEDBACK_INBOUND, PIPELINE_EVENTS, PREDICTIONS, TOPICS
+from tests.freezing import frozen
 from tests.integration.pipeline.conftest import Peers, PipelineProcess
 from tests.waiting import wait_for
 
@@ -169,19 +169,14 @@ def test_feedback_meets_its_prediction_and_is_reported_on_the_bus(stub: Pipeline
 def test_feedback_is_taken_at_once_while_the_bus_hangs_and_is_reported_when_it_is_back(
     stub: PipelineServiceStub, pipeline: PipelineProcess, stack: StackState
 ) -> None:
-    broker = stack.children["kafka"].pid
-    assert broker is not None
     answer = f"answers/{uuid.uuid4()}"
-    os.kill(broker, signal.SIGSTOP)
-    try:
+    with frozen(stack.children["kafka"].pid):
         # More than the service has threads: none of them may wait for the bus.
         names = [
             stub.RecordFeedback(pb.RecordFeedbackRequest(answer=answer, rating=1), timeout=10).feedback.name
             for _ in range(40)
         ]
         assert len(stub.ListFeedback(pb.ListFeedbackRequest(), timeout=10).feedback) >= 40
-    finally:
-        os.kill(broker, signal.SIGCONT)
     consumer = KafkaConsumer(FEEDBACK.name, bootstrap_servers=stack.kafka_bootstrap, auto_offset_reset="earliest")
     published = (event.feedback for m in consumer if (event := FeedbackRecorded.FromString(m.value)).answer == answer)
     assert {next(published) for _ in names} == set(names)

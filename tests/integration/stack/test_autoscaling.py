@@ -23,6 +23,7 @@ from services.kit.bus.kafka import KafkaEventPublisher
 from services.kit.bus.topics import RECORDS_CLEAN, RECORDS_RAW
 from services.kit.telemetry.process_metrics import LABEL
 from services.kit.telemetry.schema import BUS_CONSUMER_LAG
+from tests.freezing import frozen
 from tests.integration.cleaning.bus import raw_event
 from tests.topics import read_all
 from tests.waiting import wait_for
@@ -34,7 +35,7 @@ RECORDS = 40_000
 
 @pytest.fixture
 def mesh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StackState]:
-    for name, value in (("CLEANING_PROCESSES", "1-2"), ("SCALE_UP_S", "1"), ("SCALE_DOWN_S", "4")):
+    for name, value in (("CLEANING_PROCESSES", "1-2"), ("SCALE_UP_S", "0.5"), ("SCALE_DOWN_S", "4")):
         monkeypatch.setenv(f"TIDEMILL_{name}", value)
     with running_parts({"kafka", "cleaning"}, tmp_path, own=True) as stack:
         yield stack
@@ -70,11 +71,13 @@ def test_a_second_process_comes_with_the_load_and_goes_and_each_record_counts_on
         spec = dataset_pb2.DatasetSpec(sources=["load"], operators=[dataset_pb2.OperatorSpec(name="fix_unicode")])
         stub.PutDataset(pb.PutDatasetRequest(name="datasets/load", spec=spec), timeout=20)
         publisher = KafkaEventPublisher(brokers(mesh.kafka_bootstrap), "ingest")
-        for start in range(0, RECORDS, 1000):
-            numbers = range(start, start + 1000)
-            publisher.publish(
-                RECORDS_RAW, [raw_event(f"r{n}", "load", f"Record {n} it's long.", "imports/load") for n in numbers]
-            )
+        # A fast process would keep up with what is published, and nothing would wait.
+        with frozen(read_state(mesh.layout).children["cleaning"].pid):
+            for start in range(0, RECORDS, 1000):
+                numbers = range(start, start + 1000)
+                publisher.publish(
+                    RECORDS_RAW, [raw_event(f"r{n}", "load", f"Record {n} it's long.", "imports/load") for n in numbers]
+                )
         publisher.close()
         wait_for(lambda: second(mesh), lambda phase: phase is ChildPhase.READY)
         wait_for(lambda: members(mesh.kafka_bootstrap), lambda count: count == 2)

@@ -12,6 +12,7 @@ import pytest
 
 from services.training.adapters.job import EXIT_AT_WORK, WorkerLock
 from services.training.adapters.launching import Child, ForkServer
+from tests.freezing import frozen
 from tests.waiting import wait_for
 
 _WAITS = "import time; print('at work', flush=True); time.sleep(600)"
@@ -128,9 +129,8 @@ def test_a_job_that_was_not_started_when_the_service_ended_is_not_started(
     assert _code(launch("a", "print()")) == 3
     pid = server.pid
     assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    launch("b", "print()")
-    server.close()
-    os.kill(pid, signal.SIGCONT)
+    with frozen(pid):
+        launch("b", "print()")
+        server.close()
     wait_for(lambda: _gone(pid), bool, "the end of the server")
     assert not (tmp_path / "b" / "log").exists()
