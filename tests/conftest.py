@@ -37,6 +37,14 @@ def umask_as_before() -> Iterator[None]:
     os.umask(_UMASK)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def nothing_beside_the_root() -> Iterator[None]:
+    """A made-up path such as `/s` exists after a test that root ran wrote to it, and other users then fail there."""
+    before = set(Path("/").iterdir())
+    yield
+    assert set(Path("/").iterdir()) <= before, "a test wrote to the root of the file system; give it tmp_path"
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Runs the longest groups first, and marks the tests of walls and operation."""

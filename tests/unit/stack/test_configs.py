@@ -71,20 +71,24 @@ def test_gateway_processes_share_the_ports_and_are_probed_apart(monkeypatch: pyt
         specs(LAYOUT)
 
 
-def test_further_processes_of_cleaning_have_sockets_of_their_own_and_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [child.name for child in specs(LAYOUT, {"cleaning"})] == ["cleaning"]
+def test_further_processes_of_cleaning_have_sockets_of_their_own_and_no_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout = Layout.of(tmp_path / "h", tmp_path / "s")
+    assert [child.name for child in specs(layout, {"cleaning"})] == ["cleaning"]
     monkeypatch.setenv("TIDEMILL_CLEANING_PROCESSES", "2-3")
-    children = specs(LAYOUT, {"cleaning"})
+    children = specs(layout, {"cleaning"})
     assert [child.name for child in children] == ["cleaning", "cleaning-2", "cleaning-3"]
     assert [child.standby for child in children] == [False, False, True]
     assert [sorted(child.ports) for child in children] == [["cleaning_metrics"], [], []]
-    sockets = {use: Path("/s/sockets") / name for child in children for use, name in child.sockets.items()}
-    addresses = Addresses(PORTS, SOCKETS | sockets)
-    first, second = (child.prepare(addresses).environment for child in specs(LAYOUT, {"cleaning"})[:2])
+    folder = tmp_path / "sockets"
+    sockets = {use: folder / name for child in specs(layout) for use, name in child.sockets.items()}
+    addresses = Addresses(PORTS, sockets)
+    first, second = (child.prepare(addresses).environment for child in specs(layout, {"cleaning"})[:2])
     assert (first["TIDEMILL_CLEANING_PROCESS"], second["TIDEMILL_CLEANING_PROCESS"]) == ("1", "2")
     assert second["TIDEMILL_CLEANING_PROCESSES"] == "3"
-    assert first["TIDEMILL_BIND"] == "unix:/s/sockets/cleaning" == second["TIDEMILL_CLEANING_ADDRESS"]
-    assert second["TIDEMILL_BIND"] == "unix:/s/sockets/cleaning-2"
+    assert first["TIDEMILL_BIND"] == f"unix:{folder}/cleaning" == second["TIDEMILL_CLEANING_ADDRESS"]
+    assert second["TIDEMILL_BIND"] == f"unix:{folder}/cleaning-2"
     assert "TIDEMILL_METRICS_BIND" in first.keys() - second.keys()
 
 
