@@ -22,13 +22,13 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Checks the mesh: disk, processes, databases, artefacts. Exits with 1 if something is wrong."""
-    from infra.stack.doctor import mesh, stored
+    from infra.stack.doctor import databases, mesh, stored
     from infra.stack.doctor.findings import Level, examine
     from infra.stack.layout import Layout
 
     as_owner()
     layout = Layout.of(home_dir(), state_dir())
-    checks = [*mesh.checks(layout), *stored.checks(layout)]
+    checks = [*mesh.checks(layout), *databases.checks(layout), *stored.checks(layout)]
     found = examine(checks, repair=repair)
     if as_json:
         print_json({"versions": _versions(), "state": str(layout.state.root), "findings": [_plain(f) for f in found]})

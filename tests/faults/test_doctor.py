@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from gateway.cli.main import create_cli
 from infra.stack import triton
 from infra.stack.addresses import Addresses
-from infra.stack.doctor import mesh, stored
+from infra.stack.doctor import databases, mesh, stored
 from infra.stack.doctor.findings import Check, Finding, Level, examine
 from infra.stack.layout import Layout
 from infra.stack.process import TAG, start_ticks
@@ -59,7 +59,7 @@ def layout(tmp_path: Path) -> Layout:
 
 def look(layout: Layout, name: str, *, repair: bool = False) -> list[Finding]:
     """The findings of one check."""
-    every: list[Check] = [*mesh.checks(layout), *stored.checks(layout)]
+    every: list[Check] = [*mesh.checks(layout), *databases.checks(layout), *stored.checks(layout)]
     return examine([check for check in every if check.name == name], repair=repair)
 
 
@@ -93,7 +93,20 @@ def dead_pid() -> int:
     return process.pid
 
 
-@pytest.mark.parametrize("name", ["permissions", "state", "leftovers", "databases", "originals", "snapshots", "builds"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "permissions",
+        "state",
+        "leftovers",
+        "databases",
+        "originals",
+        "registry",
+        "artefacts",
+        "snapshots",
+        "builds",
+    ],
+)
 def test_a_new_folder_is_well(layout: Layout, name: str) -> None:
     assert look(layout, name) == []
 
@@ -325,7 +338,7 @@ def test_a_damaged_index_is_built_again(layout: Layout) -> None:
 
 def test_a_file_that_is_not_database_is_found(layout: Layout) -> None:
     layout.state.mlflow.write_bytes(b"x" * 4096)
-    assert "mlflow.db is damaged: file is not a database" in one(layout, "databases").message
+    assert "mlflow.db is damaged: file is not a database" in one(layout, "registry").message
 
 
 def test_a_missing_key_of_originals_is_a_fault(layout: Layout) -> None:

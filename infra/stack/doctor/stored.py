@@ -1,152 +1,143 @@
-"""Checks whether databases and artefacts are intact."""
+"""Checks whether the artefact store can be used, and whether what is in it is intact."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import sqlite3
+import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from infra.stack.doctor.findings import Check, Finding, Level
+from infra.stack.doctor.stores import Stores
 from infra.stack.layout import Layout
-from infra.stack.state import read_state
-from services.kit.errors import FailedPreconditionError
-from services.kit.storage.original_keys import key_id, read_keys
+from services.kit.errors import FailedPreconditionError, InvalidArgumentError, TidemillError
+from services.kit.ids import new_id
+from services.kit.storage.artifacts import ArtifactStore, filesystem_of, local_path, translate_store_errors
 from services.kit.storage.signing import MANIFEST as _BUILD
 from services.kit.storage.signing import TrustedKeys
 
 _SNAPSHOT = "manifest.json"
-_KEYS_IN_USE = (
-    "SELECT key_id, count(*) FROM raw_records WHERE key_id <> '' GROUP BY key_id",
-    "SELECT key_id, count(*) FROM verdicts WHERE key_id <> '' GROUP BY key_id",
-)
+_PROBE = b"tidemill doctor"
 
 
 def checks(layout: Layout) -> list[Check]:
-    """All checks of stored data."""
-    return [
-        Check("databases", partial(_databases, layout)),
-        Check("originals", partial(_originals, layout)),
-        Check("snapshots", partial(_snapshots, layout)),
-        Check("builds", partial(_builds, layout)),
-    ]
+    """All checks of artefacts."""
+    looks = {"artefacts": _artifacts, "snapshots": _snapshots, "builds": _builds}
+    return [Check(name, partial(look, layout)) for name, look in looks.items()]
 
 
-def _databases(layout: Layout) -> Iterator[Finding]:
-    files = [*sorted(layout.state.databases.glob("*.sqlite")), layout.state.mlflow]
-    stopped = not read_state(layout).running
-    for file in files:
-        if not file.exists():
-            continue
-        wrong = database_faults(file)
-        if not wrong:
-            continue
-        indexes = all("index" in line for line in wrong)
+def _artifacts(layout: Layout) -> Iterator[Finding]:
+    """Whether the store can be written, read and cleared, which a service finds out in the middle of its work only."""
+    root = Stores.of(layout).artifacts.rstrip("/")
+    own = local_path(root)
+    if own is not None and not own.exists():
+        return  # the first service makes it
+    uri = f"{root}/.doctor-{new_id()}"
+    try:
+        filesystem, path = filesystem_of(uri)
+        with translate_store_errors(uri):
+            filesystem.pipe_file(path, _PROBE)
+            found = filesystem.cat_file(path)
+            filesystem.rm_file(path)
+    except InvalidArgumentError as error:
+        yield _unusable(error, "Correct TIDEMILL_ARTIFACTS_URL.")
+    except FailedPreconditionError as error:
+        yield _unusable(error, "These credentials must be able to read, write, list and delete below it.")
+    except FileNotFoundError:
         yield Finding(
-            "databases",
+            "artefacts",
             Level.FAULT,
-            f"{file} is damaged: {wrong[0]}" + (f" (and {len(wrong) - 1} more)" if wrong[1:] else "."),
-            (
-                "Only its indexes are: with the mesh stopped, `tidemill doctor --repair` builds them again."
-                if indexes
-                else "Stop the mesh and put the file from a backup in its place. Without one, `sqlite3 FILE .recover` "
-                f"saves what can be read; if you delete the file, {file.stem} starts empty."
-            ),
-            partial(_reindex, file) if indexes and stopped else None,
-            reason="DATABASE_DAMAGED",
+            f"The bucket of {root} does not exist.",
+            "Create it, or correct TIDEMILL_ARTIFACTS_URL; the mesh creates no bucket.",
+            reason="ARTIFACTS_UNAVAILABLE",
         )
-
-
-def _originals(layout: Layout) -> Iterator[Finding]:
-    """Whether the keys are there with which cleaning encrypted what it stores."""
-    file, key_file = layout.state.databases / "cleaning.sqlite", layout.state.originals_key
-    if not file.exists():
-        return
-    used = _keys_in_use(file)
-    there = {key_id(key) for key in read_keys(key_file)} if used and key_file.exists() else set()
-    for key, rows in sorted(used.items()):
-        if key not in there:
+    except TidemillError as error:
+        yield _unusable(
+            error,
+            "Start the object store, or correct TIDEMILL_ARTIFACTS_URL and AWS_ENDPOINT_URL. Builds of data sets and "
+            "trainings wait for it.",
+        )
+    else:
+        if found != _PROBE:
             yield Finding(
-                "originals",
+                "artefacts",
                 Level.FAULT,
-                f"{key_file} lacks the key {key}, with which {rows} rows of {file} are encrypted.",
-                "Put the file back from a backup of the mesh's state and restart cleaning. Without it they cannot be "
-                "read: import their sources again with `resend`.",
-                reason="ORIGINALS_KEY_MISSING",
+                f"What is written to {root} is read as something else.",
+                "It must be a store in which a written object can be read at once.",
             )
 
 
-def _keys_in_use(file: Path) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
-        for query in _KEYS_IN_USE:
-            try:
-                for key, rows in database.execute(query):
-                    counts[key] = counts.get(key, 0) + rows
-            except sqlite3.DatabaseError:  # of a release without keys, or damaged, which another check says
-                return {}
-    return counts
-
-
-def database_faults(file: Path) -> list[str]:
-    """Errors that SQLite finds in a database, one per line; reads the whole file and writes nothing."""
-    try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
-            lines = [str(row[0]) for row in database.execute("PRAGMA integrity_check(20)")]
-    except sqlite3.DatabaseError as error:
-        return [str(error)]
-    return [] if lines == ["ok"] else lines
-
-
-def _reindex(file: Path) -> None:
-    with closing(sqlite3.connect(file)) as database:
-        database.execute("REINDEX")
-    if left := database_faults(file):
-        raise OSError(f"{file} is still damaged: {left[0]}")
+def _unusable(error: TidemillError, remedy: str) -> Finding:
+    return Finding("artefacts", Level.FAULT, error.message, remedy, reason=error.reason)
 
 
 def _snapshots(layout: Layout) -> Iterator[Finding]:
-    for manifest in sorted((layout.state.artifacts / "datasets").glob(f"*/*/{_SNAPSHOT}")):
-        folder = manifest.parent
+    store = ArtifactStore(Stores.of(layout).artifacts)
+    for manifest in _found(store, _SNAPSHOT, "datasets"):
+        folder = manifest.rpartition("/")[0]
         try:
-            files = {name: str(each["sha256"]) for name, each in json.loads(manifest.read_bytes())["files"].items()}
+            content = _content(store, manifest)
+            files = {name: str(each["sha256"]) for name, each in content["files"].items()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             yield _damaged("snapshots", folder, f"{_SNAPSHOT} cannot be read ({error})")
             continue
         for name, expected in files.items():
-            if wrong := _wrong(folder / name, expected):
+            if wrong := _wrong(store, folder, name, expected):
                 yield _damaged("snapshots", folder, wrong)
 
 
 def _builds(layout: Layout) -> Iterator[Finding]:
+    store = ArtifactStore(Stores.of(layout).artifacts)
     keys = TrustedKeys(layout.state.model_keys / "trusted")
-    for manifest in sorted(layout.state.artifacts.rglob(_BUILD)):
-        folder = manifest.parent
+    for manifest in _found(store, _BUILD):
+        folder = manifest.rpartition("/")[0]
         try:
-            expected = json.loads(manifest.read_bytes())["digest"]
+            expected = _content(store, manifest)["digest"]
         except (ValueError, KeyError, TypeError) as error:
             yield _damaged("builds", folder, f"{_BUILD} cannot be read ({error})")
             continue
-        try:
-            keys.verify_build(folder, expected)
-        except FailedPreconditionError as error:
-            yield _finding("builds", error.message)
+        # A build of a bucket is copied to be verified: the signature is over files of a folder.
+        with tempfile.TemporaryDirectory(prefix="tidemill-doctor-") as scratch:
+            here = store.fetch_folder(folder, Path(scratch))
+            try:
+                keys.verify_build(here, expected)
+            except FailedPreconditionError as error:
+                yield _finding("builds", error.message.replace(str(here), _shown(folder)))
 
 
-def _wrong(path: Path, expected: str) -> str:
+def _found(store: ArtifactStore, name: str, below: str = "") -> list[str]:
+    """URLs of the files of a name, wherever they lie in a folder of the store."""
+    filesystem, path = filesystem_of(store.uri(below) if below else store.root)
+    with translate_store_errors(store.root), suppress(FileNotFoundError):
+        files = sorted(filesystem.find(path))
+        return [filesystem.unstrip_protocol(file) for file in files if file.rpartition("/")[2] == name]
+    return []
+
+
+def _content(store: ArtifactStore, uri: str) -> Any:
+    return json.loads(store.read_file(uri) or b"")
+
+
+def _wrong(store: ArtifactStore, folder: str, name: str, expected: str) -> str:
     try:
-        with path.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        state = store.file_state(f"{folder}/{name}")
     except OSError as error:
-        return f"{path.name} cannot be read ({error.strerror or error})"
-    return "" if found == expected else f"{path.name} is not what was written"
+        return f"{name} cannot be read ({error.strerror or error})"
+    if state is None:
+        return f"{name} cannot be read (it is missing)"
+    return "" if state[1] == expected else f"{name} is not what was written"
 
 
-def _damaged(check: str, folder: Path, what: str) -> Finding:
-    return _finding(check, f"{folder} is damaged: {what}.")
+def _damaged(check: str, folder: str, what: str) -> Finding:
+    return _finding(check, f"{_shown(folder)} is damaged: {what}.")
+
+
+def _shown(folder: str) -> str:
+    own = local_path(folder)
+    return folder if own is None else str(own)
 
 
 def _finding(check: str, message: str) -> Finding:

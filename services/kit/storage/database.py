@@ -53,21 +53,10 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
         UnavailableError: the server does not respond.
         DataLossError: the SQLite file is damaged.
     """
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise InvalidArgumentError(f"TIDEMILL_DATABASE_URL is not a valid database URL: {error}") from error
-    sqlite = parsed.get_backend_name() == "sqlite"
-    if parsed.drivername == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if sqlite and parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        engine = create_engine(parsed, pool_pre_ping=not sqlite)
-    except (NoSuchModuleError, ModuleNotFoundError) as error:
-        raise InvalidArgumentError(
-            f"The driver of {parsed.drivername} is not installed: {error}. Install tidemill[postgresql]."
-        ) from error
+    engine = engine_of(url)
+    sqlite = engine.dialect.name == "sqlite"
+    if sqlite and engine.url.database and engine.url.database != ":memory:":
+        Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
     event.listen(engine, "handle_error", partial(_explain, engine))
     if sqlite:
         event.listen(engine, "connect", _tune_sqlite)
@@ -89,12 +78,35 @@ def open_database(url: str, migrations: Path, *, schema: str = "") -> Engine:
             command.upgrade(config, "head")
     except OperationalError as error:
         raise UnavailableError(
-            f"The database {parsed.render_as_string(hide_password=True)} does not answer: {error.orig}",
+            f"The database {engine.url.render_as_string(hide_password=True)} does not answer: {error.orig}",
             reason="DATABASE_UNAVAILABLE",
         ) from error
     except sqlite3.DatabaseError as error:  # before SQLAlchemy had a connection whose errors it could translate
         raise _fault(engine, error) or error from error
     return engine
+
+
+def engine_of(url: str) -> Engine:
+    """The engine of a database; nothing is opened.
+
+    Args:
+        url: SQLAlchemy URL; `postgresql://` means `postgresql+psycopg://`.
+
+    Raises:
+        InvalidArgumentError: the URL is invalid, or its driver is not installed.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise InvalidArgumentError(f"TIDEMILL_DATABASE_URL is not a valid database URL: {error}") from error
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    try:
+        return create_engine(parsed, pool_pre_ping=parsed.get_backend_name() != "sqlite")
+    except (NoSuchModuleError, ModuleNotFoundError) as error:
+        raise InvalidArgumentError(
+            f"The driver of {parsed.drivername} is not installed: {error}. Install tidemill[postgresql]."
+        ) from error
 
 
 def read_only(engine: Engine) -> Engine:
