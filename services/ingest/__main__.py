@@ -32,6 +32,7 @@ from services.ingest.app.imports import Imports
 from services.ingest.app.intake import Intake
 from services.ingest.app.policies import Policies
 from services.ingest.app.runner import ImportRunner
+from services.ingest.app.source_tenants import SourceTenants
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.collection_worker import CollectionWorker
 from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
@@ -74,7 +75,8 @@ async def build(settings: IngestSettings, metrics: RequestMetrics) -> Service:
     declared = SqlSourceStore(engine)
     policies = Policies(declared)
     await asyncio.to_thread(policies.refresh)
-    intake = Intake(sink, SqlBatchStore(engine), policies, clock, settings.request_retention_s)
+    tenants = SourceTenants(declared, policies)
+    intake = Intake(sink, SqlBatchStore(engine), policies, tenants, clock, settings.request_retention_s)
     imports = Imports(store, sources, declared, clock)
     runner = ImportRunner(store, SqlPulledStore(engine), sources, sink, TemporaryLedger, clock)
     consumed = ConsumerMetrics(metrics.registry)

@@ -18,6 +18,7 @@ from services.ingest.adapters.tables import (
     imports,
     source_collections,
     source_positions,
+    source_tenants,
 )
 from services.ingest.domain.declared_source import Collection, DeclaredSource, Timetable
 from services.ingest.domain.source_import import ImportState, SourcePolicy
@@ -73,6 +74,20 @@ class SqlSourceStore:
         """See the port."""
         found = self._read(select(declared_sources).where(_SOURCES.deleted.is_(False)))
         return [source for source in found if source.spec.policy != SourcePolicy()]
+
+    def first_tenant(self, source: str, tenant: str) -> str:
+        """See the port."""
+        query = select(source_tenants.c.tenant).where(source_tenants.c.source == source)
+        with translate_database_errors(), self._reads.connect() as connection:
+            known = connection.execute(query).scalar()
+        if known is not None:
+            return str(known)
+        with translate_database_errors(), self._engine.begin() as connection:
+            one_at_a_time(connection, f"tenant of {source}")
+            known = connection.execute(query).scalar()
+            if known is None:
+                connection.execute(insert(source_tenants).values(source=source, tenant=tenant))
+            return str(known or tenant)
 
     def pause(self, source: str, paused: bool, reason: str, now: datetime) -> None:
         """See the port."""

@@ -139,3 +139,11 @@ source_collections = Table(
     Column("failure", JsonText),
 )
 Index("ix_source_collections_source", source_collections.c.source, source_collections.c.order_time)
+
+# The tenant whose key was the first to push to a source; the policy of a declared source goes before.
+source_tenants = Table(
+    "source_tenants",
+    metadata,
+    Column("source", String(64), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+)

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from services.ingest.app.policies import Policies
 from services.ingest.app.ports import Accepted, BatchStore, RecordSink
+from services.ingest.app.source_tenants import SourceTenants
 from services.ingest.domain.record import FEEDBACK_SOURCES, RawRecord
 from services.kit.clock import Clock
 from services.kit.errors import FieldViolation, InvalidArgumentError, PermissionDeniedError, request_id_reused
@@ -22,10 +23,17 @@ class Intake:
     """
 
     def __init__(
-        self, sink: RecordSink, batches: BatchStore, policies: Policies, clock: Clock, retention_s: float
+        self,
+        sink: RecordSink,
+        batches: BatchStore,
+        policies: Policies,
+        tenants: SourceTenants,
+        clock: Clock,
+        retention_s: float,
     ) -> None:
         self._sink = sink
         self._policies = policies
+        self._tenants = tenants
         self._batches = batches
         self._clock = clock
         self._retention = timedelta(seconds=retention_s)
@@ -43,12 +51,14 @@ class Intake:
 
         Raises:
             InvalidArgumentError: the request id was used for another batch, or a source is that of feedback.
-            PermissionDeniedError: a record is another tenant's.
+            PermissionDeniedError: a record, or a source, is another tenant's.
             UnavailableError: not all of it is durable; retry.
             ResourceExhaustedError: the disk is nearly full; retry later.
         """
         _check_sources(records)
-        accepted = self._identified([Accepted(record) for record in _owned(records, tenant)])
+        owned = _owned(records, tenant)
+        self._tenants.check(owned, tenant)
+        accepted = self._identified([Accepted(record) for record in owned])
         record_ids = [item.record.record_id for item in accepted]
         if not request_id:
             self._sink.accept(accepted)

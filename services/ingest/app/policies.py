@@ -29,6 +29,11 @@ class Policies:
         """
         self._by_source = {source.spec.source: source.spec.policy for source in self._store.governed()}
 
+    def tenant_of(self, source: str) -> str:
+        """The tenant that the policy of a source names; empty if it names none."""
+        policy = self._by_source.get(source)
+        return policy.tenant if policy is not None else ""
+
     def apply(self, records: Sequence[Accepted]) -> list[Accepted]:
         """The records as they may be published, in order."""
         policies = self._by_source

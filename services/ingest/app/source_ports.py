@@ -48,6 +48,14 @@ class SourceStore(Protocol):
         """All sources that have a policy."""
         ...
 
+    def first_tenant(self, source: str, tenant: str) -> str:
+        """The tenant that was the first to push to a source; this one, and noted, if none was.
+
+        Raises:
+            UnavailableError: the database is unavailable.
+        """
+        ...
+
     def pause(self, source: str, paused: bool, reason: str, now: datetime) -> None:
         """Pauses or resumes; changes nothing in that state."""
         ...

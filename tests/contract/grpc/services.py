@@ -43,6 +43,7 @@ from services.ingest.app.intake import Intake
 from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.policies import Policies
 from services.ingest.app.runner import ImportRunner
+from services.ingest.app.source_tenants import SourceTenants
 from services.ingest.entrypoints.accept_pool import AcceptPool
 from services.ingest.entrypoints.collection_worker import CollectionWorker
 from services.ingest.entrypoints.dead_letter_servicer import DeadLetterServicer
@@ -213,7 +214,7 @@ class Services:
         stack.callback(surveys.close)
         declared = SqlSourceStore(engine)
         policies = Policies(declared)
-        intake = Intake(self.bus, SqlBatchStore(engine), policies, clock, 3600)
+        intake = Intake(self.bus, SqlBatchStore(engine), policies, SourceTenants(declared, policies), clock, 3600)
         imports = Imports(store, sources, declared, clock)
         servicer = IngestServicer(intake, imports, accepting, surveys)
         runner = ImportRunner(store, SqlPulledStore(engine), sources, self.bus, TemporaryLedger, clock)

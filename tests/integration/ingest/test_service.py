@@ -87,14 +87,17 @@ def test_a_batch_is_durable_traced_and_accepted_once(ingest: IngestProcess, kafk
 
 
 def test_a_record_has_the_tenant_of_its_sender(ingest: IngestProcess, kafka_bootstrap: str) -> None:
-    def send(*records: Record) -> None:
+    def send(*records: Record, tenant: str = "acme") -> None:
         # As the gateway names the tenant of a key.
-        metadata = (("x-tidemill-tenant", "acme"),)
+        metadata = (("x-tidemill-tenant", tenant),)
         ingest.stub().IngestRecords(pb.IngestRecordsRequest(records=records), timeout=20, metadata=metadata)
 
     send(Record(source="owned", text="mine"))
     with pytest.raises(grpc.RpcError) as caught:
         send(Record(source="owned", text="theirs", tenant="globex"))
+    assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    with pytest.raises(grpc.RpcError, match="belongs to another tenant") as caught:
+        send(Record(source="owned", text="mine"), tenant="globex")
     assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     answers = ingest.stub().StreamRecords(
         iter([pb.StreamRecordsRequest(records=[Record(source="owned", text="streamed")])]),

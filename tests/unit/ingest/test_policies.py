@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from tidemill.ingest.v1.source_import_pb2 import SourceSpec as SpecMessage
 
 from services.ingest.app.ports import Accepted
+from services.ingest.app.source_tenants import SourceTenants
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import (
     Import,
@@ -139,6 +141,59 @@ def test_a_record_belongs_to_the_tenant_of_the_key_that_sends_it(harness: Harnes
     assert [record.tenant for record in records] == ["acme", "acme", "", "globex"]
     # Whose it is does not make it another record.
     assert len({record.record_id for record in records}) == 1
+
+
+def test_a_tenant_cannot_replace_the_record_of_another(harness: Harness) -> None:
+    """A record is its source and its id: whoever sends an equal id would replace it, or take it from its owner."""
+    harness.intake().accept([RawRecord("tickets", "mine", {}, "1")], tenant="acme")
+    for forged in (RawRecord("tickets", "forged", {}, "1"), RawRecord("tickets", "mine", {})):
+        with pytest.raises(
+            PermissionDeniedError, match=r"records\[1\].source is tickets, which belongs to anoth"
+        ) as error:
+            harness.intake().accept([RawRecord("own", "text", {}), forged], tenant="globex")
+        assert (error.value.reason, error.value.metadata) == (
+            "SOURCE_OF_OTHER_TENANT",
+            {"field": "records[1].source"},
+        )
+        assert "acme" not in error.value.message
+    assert [record.text for record in seen(harness).records] == ["mine"]
+    # Its owner may, those without a tenant may, and so it is after a restart.
+    harness.intake().accept([RawRecord("tickets", "edited", {}, "1")], tenant="acme")
+    harness.intake().accept([RawRecord("tickets", "corrected", {}, "1", tenant="acme")])
+    harness.tenants = SourceTenants(harness.source_store, harness.policies)
+    with pytest.raises(PermissionDeniedError):
+        harness.intake().accept([RawRecord("tickets", "forged", {}, "1")], tenant="globex")
+    harness.intake().accept([RawRecord("own", "text", {})], tenant="globex")
+
+
+def test_the_policy_of_a_source_decides_whose_it_is(harness: Harness) -> None:
+    record = RawRecord("tickets", "text", {}, "1")
+    harness.intake().accept([record], tenant="squatter")
+    harness.declared.put(replace(TICKETS, policy=SourcePolicy(tenant="acme")), None)
+    with pytest.raises(PermissionDeniedError):
+        harness.intake().accept([record], tenant="squatter")
+    harness.intake().accept([record], tenant="acme")
+    # Without the policy, the first is the first.
+    harness.declared.delete("sources/tickets")
+    harness.intake().accept([record], tenant="squatter")
+
+
+def test_of_two_tenants_that_begin_at_once_one_has_the_source(harness: Harness) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = set(pool.map(lambda number: harness.source_store.first_tenant("new", f"tenant-{number}"), range(32)))
+    assert len(found) == 1
+
+
+def test_sources_that_are_known_are_checked_while_the_database_is_away(harness: Harness) -> None:
+    harness.intake().accept([RawRecord("tickets", "text", {})], tenant="acme")
+
+    def away(source: str, tenant: str) -> str:
+        raise UnavailableError("The database is unavailable.")
+
+    harness.source_store.first_tenant = away  # type: ignore[method-assign]
+    harness.intake().accept([RawRecord("tickets", "text", {})], tenant="acme")
+    with pytest.raises(UnavailableError):
+        harness.intake().accept([RawRecord("others", "text", {})], tenant="acme")
 
 
 def test_what_is_pushed_is_masked_from_its_declaration_to_its_end(harness: Harness) -> None:

@@ -28,6 +28,7 @@ from services.ingest.app.interrupt import Interrupt
 from services.ingest.app.policies import Policies
 from services.ingest.app.ports import Accepted, Pull
 from services.ingest.app.runner import ImportRunner
+from services.ingest.app.source_tenants import SourceTenants
 from services.ingest.domain.record import RawRecord, Refusal
 from services.ingest.domain.source_import import Differences, Import, ImportState, SourceSpec
 from services.ingest.engine.formats.json_lines import JsonLines
@@ -106,8 +107,9 @@ class Harness:
         self.store, self.pulled = SqlImportStore(engine), SqlPulledStore(engine)
         self.batches = SqlBatchStore(engine)
         self.sources = file_sources(folder)
-        declared = SqlSourceStore(engine)
+        declared = self.source_store = SqlSourceStore(engine)
         self.policies = Policies(declared)
+        self.tenants = SourceTenants(declared, self.policies)
         self.imports = Imports(self.store, self.sources, declared, SystemClock())
         self.declared = DeclaredSources(declared, self.imports, self.store, self.policies, SystemClock())
 
@@ -127,7 +129,7 @@ class Harness:
         return ImportRunner(store, pulled, self.sources, bus, TemporaryLedger, SystemClock())
 
     def intake(self) -> Intake:
-        return Intake(self.bus, self.batches, self.policies, SystemClock(), 60)
+        return Intake(self.bus, self.batches, self.policies, self.tenants, SystemClock(), 60)
 
     def create(self, spec: SourceSpec, *, resend: bool = False) -> tuple[Import, bool]:
         return self.imports.create(spec, "", "", Interrupt(), resend=resend)

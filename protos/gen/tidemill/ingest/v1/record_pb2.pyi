@@ -61,7 +61,7 @@ class Record(_message.Message):
     """The raw text, as it arrived; at most 512 KiB of UTF-8."""
     tenant: _builtins.str
     """Whose it is; that of the API key, or else of the source's policy, when empty. A key that has a tenant sends records of
-    no other.
+    no other, to sources of no other.
     """
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -699,7 +699,7 @@ class SourcePolicy(_message.Message):
     `TIDEMILL_ORIGINALS` of the cleaning service, `private` is encrypted.
     """
     tenant: _builtins.str
-    """Whose the records are: the tenant of those that come without one."""
+    """Whose the records are: the tenant of those that come without one. Keys of other tenants may not push to the source."""
     def __init__(
         self,
         *,
