@@ -46,6 +46,15 @@ def allow(roots: Sequence[str], file: PipelineFile) -> None:
             _check_visible(root)
 
 
+def unread_folder(file: PipelineFile, roots: Sequence[str]) -> str:
+    """The folder of a file that has sources in it and may not be read; empty where there is none."""
+    folder = file.path.resolve().parent
+    paths = [Path(uri.removeprefix("file://")) for source in file.spec.sources if (uri := source_uri(source))]
+    inside = [path for path in paths if path.is_relative_to(folder)]
+    read = all(any(path.is_relative_to(root) for root in roots) for path in inside)
+    return "" if read else str(folder)
+
+
 def source_uri(source: SourceSpec) -> str:
     """The address of a source; empty for a plugin, whose package knows what it reads."""
     kind = source.WhichOneof("kind")

@@ -22,13 +22,22 @@ from tidemill.inference.v1.inference_service_pb2 import ListModelsRequest, ListM
 
 from gateway.cli.clean_bulk import bulk
 from gateway.cli.connection import Connection, connect
-from gateway.cli.output import AddressOption, JsonOption, as_json, print_json, print_json_line, print_whole, stdout
+from gateway.cli.output import (
+    AddressOption,
+    JsonOption,
+    as_json,
+    print_json,
+    print_json_line,
+    print_whole,
+    stderr,
+    stdout,
+)
 from gateway.cli.pages import pages
-from gateway.cli.pipeline_file import PipelineFile, load_pipeline
+from gateway.cli.pipeline_file import PipelineFile, load_dataset
 from gateway.cli.resource_names import dataset_name
 from gateway.cli.views.record import explanation
 from gateway.cli.views.record import preview as record_preview
-from services.kit.errors import FieldViolation, InvalidArgumentError
+from services.kit.errors import FieldViolation, InvalidArgumentError, UnavailableError
 from services.kit.ids import parts_of_record_name
 
 _TIMEOUT_S = 60
@@ -50,7 +59,11 @@ class Sample:
 @clean.command()
 def preview(
     recipe: Annotated[
-        str, typer.Argument(help="A pipeline file, or a data set of the mesh: its operators.", show_default=False)
+        str,
+        typer.Argument(
+            help="A pipeline file, of which sources and dataset are enough, or a data set of the mesh.",
+            show_default=False,
+        ),
     ],
     file: Annotated[
         str,
@@ -66,7 +79,7 @@ def preview(
     json_wanted: JsonOption = False,
 ) -> None:
     """Shows texts before and after a recipe, and which operator made each change. Nothing is stored."""
-    pipeline = _recipe_file(recipe)
+    pipeline = recipe_file(recipe)
     # Before `connect`: if root runs this, the mesh's user may not be able to read the file.
     samples = list(islice(read_samples(file), limit))
     if not samples:
@@ -112,9 +125,16 @@ def explain(
     with connect(address) as connection:
         request = ExplainRecordRequest(record_id=record, source=source)
         found = connection.cleaning.ExplainRecord(request, metadata=connection.metadata, timeout=_TIMEOUT_S)
-        models = _models(connection, found)
+        try:
+            with connection.errors():
+                models: dict[str, list[str]] | None = _models(connection, found)
+        except UnavailableError as error:
+            # A mesh that only collects and cleans has no inference service.
+            models = None
+            note = f"Which models learnt from it cannot be said: {error.message}"
+            stderr().print(note, style="yellow", soft_wrap=True)
     if json_wanted:
-        print_json(as_json(found) | {"models": models})
+        print_json(as_json(found) | ({} if models is None else {"models": models}))
     else:
         print_whole(explanation(found, models))
 
@@ -134,11 +154,11 @@ def _models(connection: Connection, found: ExplainRecordResponse) -> dict[str, l
     return versions
 
 
-def _recipe_file(recipe: str) -> PipelineFile | None:
+def recipe_file(recipe: str) -> PipelineFile | None:
     """The pipeline file that a person named; None for the name of a data set."""
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml") or path.is_file():
-        return load_pipeline(path)
+        return load_dataset(path)
     return None
 
 

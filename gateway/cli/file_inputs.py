@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gateway.cli import stack_commands
-from gateway.cli.allowed_sources import allow, source_uri, wanted_roots
+from gateway.cli.allowed_sources import allow, source_uri, unread_folder, wanted_roots
 from gateway.cli.mesh_owner import as_owner, show_to_mesh
 from gateway.cli.output import stderr
 from services.kit.config import home_dir
@@ -38,8 +38,15 @@ def make_readable(file: PipelineFile, more: Sequence[str], address: str | None) 
         FailedPreconditionError: the mesh's user cannot read a folder.
     """
     roots = wanted_roots(file, more)
+    console = stderr()
+    if folder := unread_folder(file, roots):
+        console.print(
+            f"{folder} contains a home folder, the mesh's state or the system, so that imports are not allowed to read "
+            f"it because of this file: move {file.path.name} and its data into a folder of their own.",
+            style="yellow",
+            soft_wrap=True,
+        )
     if address is None:
-        console = stderr()
         with stack_commands.resumable(console, "the same command"):
             stack_commands.fetch(console, missing_assets(file.spec))
         show_to_mesh(roots)

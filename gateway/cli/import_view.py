@@ -25,7 +25,7 @@ def imported(connection: Connection, begun: Import, console: Console) -> Import:
         call, request = connection.ingest.WatchImport, WatchImportRequest(name=begun.name)
         for answer in states(connection, call, request, lambda answer: answer.source_import.state):
             ended = answer.source_import
-            shown.update(f"collecting {begun.spec.source}: {ended.record_count:,} records")
+            shown.update(f"collecting {begun.spec.source}: {records(ended.record_count)}")
     if ended.state != Import.STATE_SUCCEEDED:
         raise FailedPreconditionError(
             ended.failure.message or f"{ended.name} was cancelled by someone else; build again.",
@@ -38,8 +38,13 @@ def imported(connection: Connection, begun: Import, console: Console) -> Import:
         else ""
     )
     gone = f", {ended.withdrawn_count:,} gone" if ended.withdrawn_count else ""
-    console.print(f"{ended.spec.source}: {known}{ended.record_count:,} records{gone}{refused}", soft_wrap=True)
+    console.print(f"{ended.spec.source}: {known}{records(ended.record_count)}{gone}{refused}", soft_wrap=True)
     return ended
+
+
+def records(count: int) -> str:
+    """A number of records in words, such as `1 record`."""
+    return f"{count:,} record{'' if count == 1 else 's'}"
 
 
 def states(connection: Connection, call: Any, request: Any, state: Any) -> Iterator[Any]:

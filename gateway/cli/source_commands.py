@@ -23,7 +23,7 @@ from tidemill.ingest.v1.source_service_pb2 import (
 from gateway.cli.allowed_sources import source_uri
 from gateway.cli.connection import Connection, connect
 from gateway.cli.file_inputs import AllowOption, make_readable
-from gateway.cli.import_view import imported
+from gateway.cli.import_view import imported, records
 from gateway.cli.output import (
     EXIT_INTERRUPTED,
     AddressOption,
@@ -273,8 +273,8 @@ def _last(source: Source) -> str:
         return ""
     last = source.last_import
     state = Import.State.Name(last.state).removeprefix("STATE_").lower()
-    counts = ((last.record_count, "records"), (last.rejected_count, "refused"), (last.withdrawn_count, "gone"))
-    words = [f"{count:,} {word}" for count, word in counts if count or word == "records"]
+    others = ((last.rejected_count, "refused"), (last.withdrawn_count, "gone"))
+    words = [records(last.record_count), *(f"{count:,} {word}" for count, word in others if count)]
     why = [last.failure.message] if last.HasField("failure") else words
     return f"{_time(moment(last.update_time))} {state}: {', '.join(why)}"
 

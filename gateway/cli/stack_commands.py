@@ -68,7 +68,10 @@ def start(console: Console, only: Iterable[str] | None = None) -> StackState:
     with PartsReporter(console) as report:
         stack = client.up(state_dir(), home_dir(), only=only, on_progress=report)
     took = time.monotonic() - began
-    ready = f"{'The mesh' if only is None else ', '.join(stack.children)} is ready ({took:.1f} s)"
+    started = (
+        "The mesh is" if only is None else f"{', '.join(stack.children)} {'are' if len(stack.children) > 1 else 'is'}"
+    )
+    ready = f"{started} ready ({took:.1f} s)"
     doors = ""
     if "gateway" in stack.ports:
         doors = f": gRPC on {stack.address('gateway')}, HTTP on {stack.address('gateway_http')}"

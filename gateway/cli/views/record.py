@@ -116,12 +116,12 @@ def preview(title: str, before: str, cleaned: CleanTextResponse, width: int) -> 
     return Group(*parts)
 
 
-def explanation(found: ExplainRecordResponse, models: Mapping[str, list[str]]) -> RenderableType:
+def explanation(found: ExplainRecordResponse, models: Mapping[str, list[str]] | None) -> RenderableType:
     """A record's way: its source, what each data set made of it, and which models learnt from it.
 
     Args:
         found: the answer of ExplainRecord.
-        models: model versions by the data set's version that taught them.
+        models: model versions by the data set's version that taught them; None if they are not known.
     """
     came = f"brought by {found.import_name}" if found.import_name else "pushed by a caller"
     gone = "; gone from its source, so no later version contains it" if found.withdrawn else ""
@@ -143,7 +143,7 @@ def explanation(found: ExplainRecordResponse, models: Mapping[str, list[str]]) -
     return Group(*parts)
 
 
-def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]], unchanged: str) -> RenderableType:
+def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]] | None, unchanged: str) -> RenderableType:
     parts: list[RenderableType] = [effects_table(found.effects)] if found.effects else [Text(unchanged)]
     if found.text:
         parts.append(Text.assemble(("cleaned  ", "bright_black"), found.text))
@@ -158,10 +158,11 @@ def _dataset(found: DatasetExplanation, models: Mapping[str, list[str]], unchang
         by = f" by {found.rejected_operator}" if found.rejected_operator else ""
         parts.append(Text.assemble("  ", rejection(found.rejected_reason, found.rejected_detail), by))
     if found.placement == DatasetExplanation.PLACEMENT_TRAIN:
-        learnt = models.get(found.dataset_version, [])
         parts += [
             Text.assemble("  variant ", each.record_id, (f" by {each.augmenter}  ", "bright_black"), each.text)
             for each in found.variants
         ]
-        parts.append(Text(f"  taught {', '.join(learnt)}" if learnt else "  no model has learnt from this version"))
+        if models is not None:
+            learnt = models.get(found.dataset_version, [])
+            parts.append(Text(f"  taught {', '.join(learnt)}" if learnt else "  no model has learnt from this version"))
     return Group(*parts)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tidemill.pipeline.v1.cycle_pb2 import PipelineSpec
 
-from gateway.cli.allowed_sources import allow, wanted_roots
+from gateway.cli.allowed_sources import allow, unread_folder, wanted_roots
 from gateway.cli.pipeline_file import PipelineFile
 from services.kit.errors import InvalidArgumentError
 from services.kit.source_roots import FILE_NAME, read_roots
@@ -48,6 +48,19 @@ def test_a_folder_with_keys_in_it_is_never_allowed(state: Path, tmp_path: Path, 
     assert read_roots(state) == []
     with pytest.raises(InvalidArgumentError, match="keys"):
         let(file(wide / "a.yaml"), [str(wide)])
+
+
+def test_a_folder_that_has_the_sources_and_is_too_wide_is_named(state: Path, tmp_path: Path) -> None:
+    def unread(folder: Path, uri: str) -> str:
+        pipeline = PipelineFile(folder / "a.yaml", PipelineSpec(), {})
+        pipeline.spec.sources.add(source="s").json_lines.uri = uri
+        return unread_folder(pipeline, wanted_roots(pipeline))
+
+    wide, own = tmp_path, tmp_path / "home" / "loops"
+    assert unread(wide, f"{wide}/a.jsonl") == str(wide)
+    # Elsewhere, and in a folder that may be read.
+    assert unread(wide, "/srv/a.jsonl") == unread(wide, "https://host/a.jsonl") == ""
+    assert unread(own, f"{own}/a.jsonl") == ""
 
 
 def test_what_is_not_there_is_refused_by_name(state: Path, tmp_path: Path) -> None:

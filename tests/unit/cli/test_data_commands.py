@@ -16,7 +16,7 @@ from rich.console import Console
 from tidemill.cleaning.v1.cleaning_service_pb2 import CleanTextResponse, ExplainRecordResponse, OriginalKeeping
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 
-from gateway.cli.clean_commands import Sample, read_samples
+from gateway.cli.clean_commands import Sample, read_samples, recipe_file
 from gateway.cli.dataset_commands import WRITERS, differences, print_version, replaced
 from gateway.cli.views.record import explanation, preview, shown
 from services.kit.errors import InvalidArgumentError
@@ -123,11 +123,26 @@ def test_an_explanation_follows_a_record_to_the_models_that_learnt_from_it() -> 
     assert "label  bad" in text
     assert "rejected: near_duplicate (of 3) by near_dedup" in text
     assert "There is no version yet." in text
+    # As in a mesh without inference.
+    assert "in the training part" in printed(explanation(found, None))
+    assert "no model has learnt" not in printed(explanation(found, None))
     found.withdrawn = True
     del found.datasets[:]
     text = printed(explanation(found, {}), 200)
     assert "gone from its source, so no later version contains it" in text
     assert "No data set takes this source." in text
+
+
+def test_a_recipe_is_read_from_a_file_without_a_training(tmp_path: Path) -> None:
+    file = tmp_path / "shop.yaml"
+    file.write_text(
+        "name: shop\nsources:\n  - source: tickets\n    json_lines: {uri: tickets.jsonl}\n"
+        "dataset:\n  name: datasets/shop\n  operators:\n    - mask_pii: {}\n"
+    )
+    found = recipe_file(str(file))
+    assert found is not None
+    assert [each.name for each in found.spec.dataset.operators] == ["mask_pii"]
+    assert recipe_file("shop") is None
 
 
 def test_an_explanation_says_how_the_original_is_kept_and_whose_the_record_is() -> None:
