@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +21,8 @@ from infra.stack.doctor import databases, stored
 from infra.stack.doctor.findings import Check, Finding, Level, examine
 from infra.stack.doctor.stores import Stores
 from infra.stack.layout import Layout
+from infra.stack.process import start_ticks
+from infra.stack.state import StackPhase, StackState, write_state
 from services.cleaning.adapters.record_store import SqlRecordStore, keys_in_use
 from services.cleaning.adapters.vault import open_vault
 from services.cleaning.app.ports import Arrival
@@ -101,6 +106,25 @@ def test_every_service_with_a_database_is_looked_at(layout: Layout) -> None:
         "pipeline",
         "gateway",
     }
+
+
+def test_the_stores_of_the_mesh_that_runs_are_looked_at(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks may have another environment than who started the mesh."""
+    url, bucket = "postgresql://mesh@host/mesh", "s3://bucket/mesh"
+    environment = {**os.environ, "TIDEMILL_DATABASE_URL": url, "TIDEMILL_ARTIFACTS_URL": bucket}
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", "input()"], env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    try:
+        ticks = start_ticks(supervisor.pid)
+        running = StackState(StackPhase.READY, layout.home.root, layout.state.root, supervisor.pid, ticks)
+        write_state(layout.state.file, running)
+        monkeypatch.setenv("TIDEMILL_MLFLOW_URI", "http://another-mesh")
+        found = Stores.of(layout)
+    finally:
+        supervisor.communicate(b"\n")
+    assert (found.database_url, found.artifacts) == (url, bucket)
+    assert found.mlflow == f"sqlite:///{layout.state.mlflow}"
 
 
 def test_a_new_and_a_used_database_are_well(layout: Layout, database: str) -> None:

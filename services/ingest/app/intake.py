@@ -66,10 +66,12 @@ class Intake:
         digest = sha256_hex(
             *(part for item in accepted for part in (item.record.record_id, item.record.content_digest))
         )
-        known = self._batches.batch_digest(request_id)
+        # An id that another tenant used is not this one's.
+        known_as = sha256_hex("batch", tenant, request_id) if tenant else request_id
+        known = self._batches.batch_digest(known_as)
         if known is None:
             self._sink.accept(accepted)
-            self._batches.remember_batch(request_id, digest, self._clock.now())
+            self._batches.remember_batch(known_as, digest, self._clock.now())
         elif known != digest:
             raise request_id_reused(request_id, "batch")
         return record_ids

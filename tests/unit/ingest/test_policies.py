@@ -166,6 +166,16 @@ def test_a_tenant_cannot_replace_the_record_of_another(harness: Harness) -> None
     harness.intake().accept([RawRecord("own", "text", {})], tenant="globex")
 
 
+def test_tenants_do_not_meet_in_their_request_ids(harness: Harness) -> None:
+    intake = harness.intake()
+    for tenant in ("", "acme", "globex"):
+        for _ in range(2):
+            intake.accept([RawRecord(f"of-{tenant or 'none'}", f"text of {tenant}", {})], "request-1", tenant)
+    assert len(seen(harness).records) == 3, "a repeat is published once"
+    with pytest.raises(InvalidArgumentError, match="request-1"):
+        intake.accept([RawRecord("of-acme", "another", {})], "request-1", "acme")
+
+
 def test_the_policy_of_a_source_decides_whose_it_is(harness: Harness) -> None:
     record = RawRecord("tickets", "text", {}, "1")
     harness.intake().accept([record], tenant="squatter")
