@@ -146,10 +146,13 @@ def test_a_server_that_does_not_answer_is_a_fault(
     postgresql.stop()
     try:
         away = one(layout, "databases")
+        (unknown,) = look(layout, "originals")
     finally:
         postgresql.start()
     assert (away.level, away.reason) == (Level.FAULT, "DATABASE_UNAVAILABLE")
     assert "Start the server" in away.remedy
+    assert "\n" not in away.message
+    assert "This could not be checked" in unknown.message
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
 
 from infra.stack.doctor.findings import Check, Finding, Level
-from infra.stack.doctor.postgresql import TIMEOUT_S, engine_soon, server_findings
+from infra.stack.doctor.postgresql import TIMEOUT_S, engine_soon, said, server_findings, shown
 from infra.stack.doctor.revisions import Query, revision_findings, revisions_of
 from infra.stack.doctor.stores import Database, Stores
 from infra.stack.layout import Layout
@@ -113,7 +113,10 @@ def _originals(layout: Layout) -> Iterator[Finding]:
 def _keys_in_use(stores: Stores) -> tuple[str, dict[str, int]]:
     """Where cleaning's database is, and in how many rows each key is used.
 
-    Empty where it cannot be read, which another check says, and of a release without keys.
+    Empty where there are none yet, and of a file that is damaged, which another check says.
+
+    Raises:
+        OSError: the server does not answer.
     """
     (cleaning,) = (each for each in stores.databases if each.service == "cleaning")
     if cleaning.file is not None:
@@ -127,11 +130,18 @@ def _keys_in_use(stores: Stores) -> tuple[str, dict[str, int]]:
 
     try:
         engine = engine_soon(stores.database_url)
-        with closing(engine.connect()) as connection:
-            place = f"the schema cleaning of {engine.url.render_as_string(hide_password=True)}"
-            return place, _count_keys(lambda query: connection.execute(text(query.format(schema="cleaning."))))
-    except (SQLAlchemyError, InvalidArgumentError):
+    except InvalidArgumentError:
         return "", {}
+    place = f"the schema cleaning of {shown(stores.database_url)}"
+    try:
+        with engine.connect() as connection:
+            return place, _count_keys(lambda query: connection.execute(text(query.format(schema="cleaning."))))
+    except ProgrammingError:  # new, or of a release without keys
+        return "", {}
+    except SQLAlchemyError as error:
+        raise OSError(f"{place} does not answer: {said(error)}") from error
+    finally:
+        engine.dispose()
 
 
 def _count_keys(query: Query) -> dict[str, int]:
@@ -182,9 +192,7 @@ def _ask(uri: str) -> None:
         try:
             engine.connect().close()
         except SQLAlchemyError as error:
-            raise OSError(
-                f"{engine.url.render_as_string(hide_password=True)}: {getattr(error, 'orig', error)}"
-            ) from error
+            raise OSError(f"{shown(uri)}: {said(error)}") from error
         finally:
             engine.dispose()
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from infra.stack.doctor.findings import Finding, Level
@@ -35,7 +36,7 @@ def server_findings(stores: Stores, running: bool) -> Iterator[Finding]:
         yield Finding("databases", Level.FAULT, error.message, "Correct TIDEMILL_DATABASE_URL, or unset it.")
         return
 
-    name = engine.url.render_as_string(hide_password=True)
+    name = shown(stores.database_url)
     try:
         with engine.connect() as connection:
             yield from _server_itself(connection, name)
@@ -45,7 +46,7 @@ def server_findings(stores: Stores, running: bool) -> Iterator[Finding]:
         yield Finding(
             "databases",
             Level.FAULT,
-            f"The database {name} does not answer: {getattr(error, 'orig', error)}",
+            f"The database {name} does not answer: {said(error)}",
             "Start the server, or correct TIDEMILL_DATABASE_URL (host, port, user, password, database). The services "
             "try again by themselves; what they have accepted is on the bus.",
             reason="DATABASE_UNAVAILABLE",
@@ -113,6 +114,16 @@ def _forbidden(connection: Connection, what: str, how: str) -> Finding:
     )
 
 
+def shown(url: str) -> str:
+    """The URL of a database without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
+def said(error: SQLAlchemyError) -> str:
+    """What the driver said, on one line."""
+    return " ".join(str(getattr(error, "orig", error)).split())
+
+
 def engine_soon(url: str) -> Engine:
     """An engine whose server must answer soon."""
     engine = engine_of(url)
@@ -127,6 +138,6 @@ def _reindex_on_server(engine: Engine, index: str) -> None:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"REINDEX INDEX {index}")
     except SQLAlchemyError as error:
-        raise OSError(str(getattr(error, "orig", error))) from error
+        raise OSError(said(error)) from error
     finally:
         engine.dispose()
