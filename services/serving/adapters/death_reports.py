@@ -1,4 +1,4 @@
-"""Reports versions whose process in Triton seems to have died to the control plane, which loads them again.
+"""Reports versions whose process in Triton has died, or that it lacks, to the control plane, which loads them again.
 
 `model` is Triton's name of a version.
 """
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
 _REPORT_S = 5.0
+# When what callers still miss is reported again: a control plane that was started again has forgotten it.
+_AGAIN_S = 10.0
 
 
 class DeathReports:
@@ -32,6 +34,8 @@ class DeathReports:
         self._stub = stub
         self._table = table
         self._waiting: dict[str, int] = {}
+        self._reported: dict[str, tuple[int, float]] = {}
+        """The generation that was last reported of a model, and when (of the event loop)."""
         self._changed = asyncio.Event()
 
     def generation(self, model: str) -> int:
@@ -40,7 +44,9 @@ class DeathReports:
 
     def report(self, model: str, generation: int) -> None:
         """See the port."""
-        if generation >= self._table.generation(model):
+        before, at = self._reported.get(model, (-1, 0.0))
+        known = generation <= before and asyncio.get_running_loop().time() - at < _AGAIN_S
+        if generation >= self._table.generation(model) and not known:
             self._waiting[model] = generation
             self._changed.set()
 
@@ -54,6 +60,7 @@ class DeathReports:
                     await asyncio.sleep(_PAUSE_S)
                     self._changed.set()
                     break
+                self._reported[model] = (generation, asyncio.get_running_loop().time())
                 if self._waiting.get(model) == generation:
                     del self._waiting[model]
 

@@ -230,6 +230,7 @@ class TritonClient:
             return full
         # Not the caller's fault: the version is in a route, or was, so Triton is about to load it, or it had to leave.
         if is_not_loaded(details, code):
+            self._liveness.missing(model, asked)
             return not_loaded(model)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return triton_unavailable(model, details)
@@ -241,6 +242,7 @@ class TritonClient:
         if message.startswith(INVALID):
             return _refused(model, details)
         if is_not_loaded(message):
+            self._liveness.missing(model, asked)
             return not_loaded(model)
         if (full := queue_full(model, message)) is not None:
             return full

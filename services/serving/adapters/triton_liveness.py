@@ -95,6 +95,10 @@ class Liveness:
         for call in self._on_death:
             call(model, asked.at)
 
+    def missing(self, model: str, asked: Asked) -> None:
+        """Reports a model that Triton lacks, by a request sent at `asked`: what is asked for comes back first."""
+        self._deaths.report(model, asked.generation)
+
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:
         """Watches a stream for the length of the block."""

@@ -262,11 +262,13 @@ class TritonV2:
 
     @contextmanager
     def _translated(self, version: RoutedVersion | None = None) -> Iterator[None]:
+        asked = self._liveness.asked(version.server_model) if version is not None else None
         try:
             yield
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
-            if version is not None and is_not_loaded(details, error.code()):
+            if version is not None and asked is not None and is_not_loaded(details, error.code()):
+                self._liveness.missing(version.server_model, asked)
                 raise not_loaded(version.server_model) from error
             if version is not None and (full := queue_full(version.server_model, details)) is not None:
                 raise full from error

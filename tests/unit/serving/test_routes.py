@@ -243,6 +243,7 @@ async def test_a_death_is_reported_once_the_control_plane_answers(control: Contr
             table.change([route(1, "n", generation=2)])  # it was loaded again meanwhile
             async with control.running():
                 await eventually(lambda: bool(control.failures.seen))
+                reports.report("m.7", 3)  # known already
                 reports.report("n.1", 2)
                 await eventually(lambda: len(control.failures.seen) == 2)
         finally:
