@@ -164,6 +164,10 @@ class Deaths(Protocol):
         """A request of this generation showed that the process is dead, stuck, or not there."""
         ...
 
+    def back_s(self, model: str) -> float:
+        """Seconds after which a version that was reported may answer again; at least 1."""
+        ...
+
 
 class InferenceServer(Protocol):
     """Asks one version in the server. The caller's cancellation and deadline reach it; errors are the kit's."""

@@ -511,6 +511,20 @@ def test_what_callers_ask_for_first_is_loaded_first_after_a_restart_of_the_serve
     assert len(harness.server.loads) == 5
 
 
+def test_the_routes_say_how_long_a_load_takes(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.clock = clock = ManualClock()
+    load = harness.server.load
+
+    def slow(model: str, number: int) -> None:
+        clock.seconds += 20
+        load(model, number)
+
+    monkeypatch.setattr(harness.server, "load", slow)
+    harness.publishing().publish("m", harness.build("one"))
+    (version,) = harness.book.read().by_model["m"].versions
+    assert version.load_s == 20
+
+
 def test_what_was_reported_and_not_reached_stays_reported(harness: Harness) -> None:
     publishing = harness.publishing()
     for name in ("a", "b"):
