@@ -67,9 +67,10 @@ def grpc_limits(settings: GatewaySettings) -> tuple[tuple[str, int], ...]:
         ("grpc.absolute_max_metadata_size", 32 * 1024),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
-        # Idle connections are closed; one in use is asked to reconnect after an hour, and its calls continue.
         ("grpc.max_connection_idle_ms", 15 * 60 * 1000),
-        ("grpc.max_connection_age_ms", 60 * 60 * 1000),
+        # Varied by gRPC's core, up to a tenth, so that clients do not reconnect all at once. They are asked to open
+        # another connection; calls continue on this one until they end by themselves, since no grace period is set.
+        ("grpc.max_connection_age_ms", round(1000 * settings.connection_age_s)),
         ("grpc.server_handshake_timeout_ms", 10_000),
         # What a call may send before its message is read. By itself gRPC's core raises it on a fast connection without
         # a limit; while a message is read, the window is as large as the message.

@@ -22,6 +22,8 @@ class HttpLimits:
     connections: int = 2000
     connections_per_client: int = 500
     """Open connections from one address; a reverse proxy counts as one client."""
+    connection_age_s: float = 300.0
+    """The response to a request on a connection that is this old, up to a tenth more or less, is its last one."""
     pipelined: int = 64
     """Requests that may wait on one connection behind the current one."""
     body_bytes: int = 64 * 1024 * 1024

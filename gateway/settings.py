@@ -39,6 +39,12 @@ class GatewaySettings(ServiceSettings):
     max_connections_per_client: int = Field(
         500, ge=1, description="open connections of one address at each door; raise it behind a reverse proxy"
     )
+    connection_age_s: float = Field(
+        300.0,
+        ge=1,
+        description="age, up to a tenth more or less, from which a connection is closed once its calls have ended, so"
+        " that callers come to further gateway processes",
+    )
     batch_requests: int = Field(
         4, ge=1, le=256, description="requests of batches that each gateway process answers side by side"
     )
@@ -166,6 +172,7 @@ class GatewaySettings(ServiceSettings):
             body_timeout_s=self.body_timeout_s,
             connections=self.max_connections,
             connections_per_client=self.max_connections_per_client,
+            connection_age_s=self.connection_age_s,
             body_bytes=self.max_body_bytes,
             bodies_bytes=self.bodies_bytes,
         )

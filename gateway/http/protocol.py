@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
+import random
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -59,7 +61,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self._count_refusal = refused
         self._counted = False
         self._phase = _IDLE
-        self._client_keeps_alive = False
+        # Whether the client asked to keep the connection, and it is not too old for that.
+        self._keeps_alive = False
+        self._old_at = math.inf
+        # The request whose response was to be the last one because of the connection's age.
+        self._last: Any = None
         # Of the message being read: size and number of its headers, and the bytes of its body.
         self._head_bytes = self._fields = self._body_bytes = 0
         # Bytes since the parser last made progress: an unfinished head, trailers or a chunk's extension.
@@ -81,6 +87,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(_BrokenLimitError(503, "too_many_connections", why), linger=False)
             return
         self._counted = True
+        # Varied, so that clients that came together do not reconnect together.
+        age_s = self._limits.connection_age_s * random.uniform(0.9, 1.1)  # noqa: S311
+        self._old_at = self.loop.time() + age_s
         self._closing = _Closing(self)
         self._watch_head()
 
@@ -116,7 +125,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._watch_body()
             if not self.cycle.response_started:
                 # A response that begins now says whether the connection ends with it.
-                self.cycle.keep_alive = self._client_keeps_alive and self._rest_is_short()
+                self.cycle.keep_alive = self._keeps_alive and self._rest_is_short()
         elif self._phase == _HEAD or not self._answering:
             self._watch_head()
 
@@ -168,7 +177,8 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         # uvicorn's cycle closes its transport once the response is written, even if the request is still arriving.
         self.cycle.transport = self._closing  # type: ignore[assignment]
-        self._client_keeps_alive = self.cycle.keep_alive
+        self._keeps_alive = self.cycle.keep_alive
+        self._end_if_old()
         if len(self.pipeline) > self._limits.pipelined:
             raise self._break(400, "too_many_pipelined", "Wait for answers before you send more requests.")
 
@@ -184,7 +194,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._phase, self._moved = _IDLE, True
         self._stop_reading_timer()
         if not self.cycle.response_started:
-            self.cycle.keep_alive = self._client_keeps_alive
+            self.cycle.keep_alive = self._keeps_alive
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -195,6 +205,19 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_response_complete()
 
     # Limits
+
+    def _end_if_old(self) -> None:
+        """Makes the response to a request the connection's last one if the connection is old.
+
+        It says so (`connection: close`), so a client sends no more on it; a client that has not read this yet keeps its
+        connection, for a request that was sent behind would be lost.
+        """
+        if self._last is not None and not self._last.response_started:
+            self._last.keep_alive = True
+        self._last = None
+        if self._keeps_alive and self.loop.time() >= self._old_at:
+            self._last, self._keeps_alive = self.cycle, False
+            self.cycle.keep_alive = False
 
     @property
     def _answering(self) -> bool:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Generator
+from contextlib import closing
 
 from services.inference.app.loading import is_lost
 from services.inference.app.ports import Announcer
 from services.inference.app.versions import Versions
-from services.inference.domain.model import ModelVersion
+from services.inference.domain.model import Model, ModelVersion
 from services.inference.domain.route import Cause
 from services.kit.errors import TidemillError, is_retryable
 from services.serving.domain.names import model_name, version_name
@@ -43,24 +45,39 @@ class Reconciler:
             UnavailableError: the server or the bus is unavailable; call it again later.
         """
         ready = self._versions.server.ready_versions()
-        dead: dict[str, set[int]] = defaultdict(set)
-        for name, number in self._versions.restarts.take():
-            dead[name].add(number)
-        for model in self._versions.all_models():
-            if self._versions.clock.monotonic() < self._versions.put_off.get(model.name, (0.0, 0.0))[0]:
-                self._versions.restarts.put_back(model.name, dead[model.name])
-                continue
-            changed = any(
-                not self._versions.loader.looks_unchanged(v) for v in self._versions.store.routed(model.route)
-            )
-            if ready.get(model.name, frozenset()) != model.route.numbers or dead[model.name] or changed:
-                self._settle(model.name, frozenset(dead[model.name]))
+        with closing(self._in_order()) as models:
+            for model, dead in models:
+                changed = any(
+                    not self._versions.loader.looks_unchanged(v) for v in self._versions.store.routed(model.route)
+                )
+                if ready.get(model.name, frozenset()) != model.route.numbers or dead or changed:
+                    self._settle(model.name, dead)
         for version in self._versions.store.unannounced():
             self._announcer.published(version)
             self._versions.store.mark_announced(version)
         for route, traceparent in self._versions.store.unannounced_routes():
             self._announcer.route_changed(route, traceparent)
             self._versions.store.mark_route_announced(route)
+
+    def _in_order(self) -> Generator[tuple[Model, frozenset[int]]]:
+        """The models, each with those of its versions that callers reported; reported models come first, in that order.
+
+        A load takes seconds to minutes, and all models need one when the server was started again. What is reported
+        meanwhile is next, and what is not reached stays reported.
+        """
+        left = {model.name: model for model in self._versions.all_models()}
+        known, reported = frozenset(left), defaultdict[str, set[int]](set)
+        try:
+            while left:
+                for name, number in self._versions.restarts.take():
+                    reported[name].add(number)
+                name = next((each for each in reported if each in left), next(iter(left)))
+                model = left.pop(name)
+                if self._versions.clock.monotonic() >= self._versions.put_off.get(name, (0.0, 0.0))[0]:
+                    yield model, frozenset(reported.pop(name, ()))
+        finally:
+            for name in reported.keys() & known:
+                self._versions.restarts.put_back(name, reported[name])
 
     def _settle(self, model: str, dead: frozenset[int]) -> None:
         lock = self._versions.locks[model]
@@ -154,7 +171,7 @@ class Reconciler:
         logger.error("%s left its route: %s", version.name, why.message)
 
     def report_failure(self, model: str, generation: int, number: int = 0) -> bool:
-        """Takes a report that a process in the server seems dead; returns whether it is loaded again.
+        """Takes a report that a version's process seems dead, or is missing; returns whether it is loaded again.
 
         Args:
             model: the model's name.
@@ -169,5 +186,5 @@ class Reconciler:
         accepted = bool(number) and self._versions.restarts.add(model, number, generation)
         if accepted:
             name = version_name(model, number)
-            logger.warning("the process of %s in its load %d is reported dead", name, generation)
+            logger.warning("the process of %s in its load %d is reported dead or missing", name, generation)
         return accepted

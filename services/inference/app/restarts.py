@@ -1,9 +1,9 @@
-"""Versions whose process in the server seems to have died, whoever noticed it."""
+"""Versions whose process in the server seems to have died, or that it lacks, in the order in which that was noticed."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 
 class RestartQueue:
@@ -11,7 +11,8 @@ class RestartQueue:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._versions: set[tuple[str, int]] = set()
+        self._versions: dict[tuple[str, int], None] = {}
+        """In the order in which they were added."""
         self._generations: dict[tuple[str, int], int] = {}
         self._wake: Callable[[], object] = lambda: None
 
@@ -32,23 +33,24 @@ class RestartQueue:
         with self._lock:
             if generation is not None and generation < self._generations.get((model, number), 0):
                 return False
-            self._versions.add((model, number))
+            self._versions.setdefault((model, number))
         self._wake()
         return True
 
     def put_back(self, model: str, numbers: Iterable[int]) -> None:
         """Keeps versions that were taken for later; wakes no one."""
         with self._lock:
-            self._versions.update((model, number) for number in numbers)
+            for number in numbers:
+                self._versions.setdefault((model, number))
 
     def loaded(self, model: str, number: int, generation: int) -> None:
         """Notes the generation of a load that is complete; what was queued before it is done."""
         with self._lock:
             self._generations[model, number] = generation
-            self._versions.discard((model, number))
+            self._versions.pop((model, number), None)
 
-    def take(self) -> frozenset[tuple[str, int]]:
-        """Removes and returns the queued versions: model and number."""
+    def take(self) -> Sequence[tuple[str, int]]:
+        """Removes and returns the queued versions, those that were added first before others: model and number."""
         with self._lock:
-            found, self._versions = frozenset(self._versions), set()
+            found, self._versions = tuple(self._versions), {}
         return found

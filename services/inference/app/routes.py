@@ -8,7 +8,7 @@ were on their way to it have been sent. Those that it is answering are answered 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from services.inference.app.loading import ServingParts
@@ -40,6 +40,8 @@ class Routes:
         """Loaded versions that are in no route, and since when that is known (monotonic)."""
         self._withdrawn: dict[str, TidemillError] = {}
         """Models whose serving version cannot be loaded, and why."""
+        self._took_s: dict[tuple[str, int], float] = {}
+        """How long the last load of each version took."""
 
     def change(self, route: ModelRoute, cause: Cause, *, traceparent: str = "", done_by: str = "") -> ModelRoute:
         """Makes this the route of its model: all its versions are loaded.
@@ -68,7 +70,11 @@ class Routes:
 
     def view(self, model: Model) -> Route:
         """A model's route as the data planes get it."""
-        return routed(model, self._store.routed(model.route), self._withdrawn.get(model.name))
+        return routed(model, self._store.routed(model.route), self._took_s, self._withdrawn.get(model.name))
+
+    def loaded(self, version: ModelVersion, took_s: float) -> None:
+        """Notes how long the load of a version took."""
+        self._took_s[version.model, version.number] = took_s
 
     def withdraw(self, serving: ModelVersion, why: TidemillError) -> None:
         """Takes a model whose serving version cannot be loaded out of service; its callers get the reason."""
@@ -107,7 +113,12 @@ class Routes:
             del self._left[key]
 
 
-def routed(model: Model, versions: Sequence[ModelVersion], withdrawn: TidemillError | None = None) -> Route:
+def routed(
+    model: Model,
+    versions: Sequence[ModelVersion],
+    took_s: Mapping[tuple[str, int], float],
+    withdrawn: TidemillError | None = None,
+) -> Route:
     """A model's route with what data planes need to know of its versions."""
     found: list[RoutedVersion] = []
     by_number = {version.number: version for version in versions}
@@ -130,6 +141,7 @@ def routed(model: Model, versions: Sequence[ModelVersion], withdrawn: TidemillEr
                 weight=entry.weight,
                 users=entry.users,
                 generation=version.generation,
+                load_s=took_s.get((version.model, version.number), 0.0),
             )
         )
     return Route(

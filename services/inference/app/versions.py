@@ -80,7 +80,9 @@ class Versions:
 
     def load(self, version: ModelVersion, build: Path | None = None) -> ModelVersion:
         """Loads a version, again if it is loaded already; see `Loader.load`."""
+        began = self.clock.monotonic()
         loaded = self.loader.load(version, build)
+        self.routes.loaded(loaded, self.clock.monotonic() - began)
         self.restarts.loaded(loaded.model, loaded.number, loaded.generation)
         return loaded
 

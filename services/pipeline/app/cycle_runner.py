@@ -367,8 +367,10 @@ class CycleRunner:
         )
         rollout = await self._with_retries(begin, "publish")
         shown = self._stage("publish")
-        await self._change(replace(shown, resources=(*shown.resources, rollout)))
-        words = f"{published.model_version} ({precision}), introduced by {rollout}"
+        await self._change(replace(shown, resources=(*shown.resources, rollout.name)))
+        words = f"{published.model_version} ({precision}), introduced by {rollout.name}"
+        if rollout.waits_for:
+            words += f" once {rollout.waits_for} has ended"
         await self._summarize("publish", words, published.reused)
 
     async def _start(self, stage: str, worker: Worker, order: Json, suffix: str) -> Work:

@@ -245,14 +245,19 @@ class Models(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A roll-out that was started: `rollouts/{rollout}`, and the one at work that it waits for, empty if none is."""
+
+    name: str
+    waits_for: str = ""
+
+
 class RolloutStarter(Protocol):
     """Brings new versions to their users."""
 
-    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> str:
-        """Starts the roll-out of a cycle's version, which is in the model's route; returns its name.
-
-        A repeat changes nothing.
-        """
+    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> Begun:
+        """Starts the roll-out of a cycle's version, which is in the model's route. A repeat changes nothing."""
         ...
 
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.kit.clock import Clock
 from services.kit.errors import AbortedError, TidemillError, is_retryable
@@ -19,6 +19,7 @@ from services.pipeline.app.rollout_routes import number_of, set_for, what_change
 from services.pipeline.domain.audit import MESH, AuditEntry, entry
 from services.pipeline.domain.rollout import Estimate, Rollout, RolloutState
 from services.pipeline.domain.rollout_plan import StepKind
+from services.pipeline.engine.prospects import superseded
 from services.pipeline.engine.rollout_decision import Decision, NextStep, decide, guard, interval
 from services.pipeline.engine.rollout_figures import RolloutFigures
 
@@ -94,9 +95,17 @@ class RolloutRunner:
         if ended := [each for each in rollouts if each.state.final]:
             return all([await carry_out(each, self._parts) for each in ended])
         if at_work := [each for each in rollouts if each.state is not RolloutState.PENDING]:
-            return await self._look(at_work[0])
+            if not pending:
+                return await self._look(at_work[0])
+            await self._wait(pending[-1], at_work[0])
+            return await self._look(at_work[0], pending[-1].candidate)
         await self._begin(pending[-1])
         return True
+
+    async def _wait(self, pending: Rollout, at_work: Rollout) -> None:
+        why = f"{pending.cycle} made {pending.candidate}, which waits: {at_work.summary}."
+        if pending.reason != why:
+            await self._store(replace(pending, reason=why))
 
     async def _begin(self, rollout: Rollout) -> None:
         found = await self._parts.routing.route(rollout.model)
@@ -107,7 +116,8 @@ class RolloutRunner:
         begun = rollout.begun(f"{rollout.model}/versions/{found.serving}")
         await self._store(begun, "rollout.begin", {"step": begun.planned.kind.value})
 
-    async def _look(self, rollout: Rollout) -> bool:
+    async def _look(self, rollout: Rollout, newer: str = "") -> bool:
+        """Advances a roll-out that is at work; `newer` is the version that waits for it, if one does."""
         if not rollout.applied:
             return await carry_out(rollout, self._parts)
         found = await self._parts.routing.route(rollout.model)
@@ -129,6 +139,11 @@ class RolloutRunner:
             rollout = await self._store(more)
         if decision.look is not None:
             rollout = rollout.looked(decision.look)
+        elif newer and decision.next_step is NextStep.STAY and figures is not None:
+            given_up = superseded(rollout, figures, self._parts.clock.now(), newer)
+            if given_up.next_step is NextStep.ROLL_BACK:
+                await self._end(rollout, RolloutState.ROLLED_BACK, given_up, "rollout.supersede")
+                return True
         return await self._follow(rollout, decision)
 
     async def _decision(self, rollout: Rollout) -> tuple[Decision, RolloutFigures | None]:

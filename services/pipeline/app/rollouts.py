@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from services.kit.errors import AbortedError, FailedPreconditionError, TidemillError, not_found
 from services.kit.retrying import again_if_aborted
+from services.pipeline.app.ports import Begun
 from services.pipeline.app.rollout_ports import AuditStore
 from services.pipeline.app.rollout_runner import RolloutParts, carry_out, entry_of
 from services.pipeline.domain.audit import MESH, AuditEntry
@@ -43,8 +44,8 @@ class Rollouts:
     def __init__(self, parts: RolloutParts, audit: AuditStore, changed: Callable[[], None]) -> None:
         self._parts, self._audit, self._changed = parts, audit, changed
 
-    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> str:
-        """Starts the roll-out of a cycle's version and returns its name. A version that is being introduced stays so.
+    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> Begun:
+        """Starts the roll-out of a cycle's version. A version that is being introduced stays so.
 
         Args:
             cycle: `pipelines/{pipeline}/cycles/{cycle}`.
@@ -53,9 +54,12 @@ class Rollouts:
             run: that made it.
             plan: its steps.
         """
-        for known in await asyncio.to_thread(self._parts.store.unfinished):
-            if known.candidate == candidate and not known.state.final:
-                return known.name
+        unfinished = await asyncio.to_thread(self._parts.store.unfinished)
+        others = [each for each in unfinished if each.model == model and not each.state.final]
+        for known in others:
+            if known.candidate == candidate:
+                return Begun(known.name)
+        at_work = next((each.name for each in others if each.state is not RolloutState.PENDING), "")
         now = self._parts.clock.now()
         _, pipeline, _, cycle_id = cycle.split("/")
         why = f"{cycle} made {candidate}."
@@ -63,7 +67,7 @@ class Rollouts:
         entry = entry_of(draft, MESH, "rollout.create", self._parts.clock)
         rollout = await asyncio.to_thread(self._parts.store.create, draft, entry)
         self._changed()
-        return rollout.name
+        return Begun(rollout.name, at_work)
 
     async def get(self, name: str) -> RolloutNow:
         """A roll-out, with its figures while it is at work.

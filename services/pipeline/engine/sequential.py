@@ -88,16 +88,17 @@ class MeanDifference:
         """
         if not min(self.champion.count, self.candidate.count):
             return 0.0
-        above, error = self.estimate + margin, self._error()
+        above, error = self.estimate + margin, self.error()
         return above / error if error else math.inf if above > 0 else 0.0
 
-    def _error(self) -> float:
+    def error(self) -> float:
+        """Standard error of the difference."""
         return math.sqrt(self.champion.variance / self.champion.count + self.candidate.variance / self.candidate.count)
 
     def _half(self, alpha: float, *, one_sided: bool) -> float:
         if min(self.champion.count, self.candidate.count) < MIN_UNITS:
             return math.inf
-        return self._error() * normal_mixture(
+        return self.error() * normal_mixture(
             self.champion.count + self.candidate.count, alpha, self.tightest_at, one_sided
         )
 

@@ -1,4 +1,4 @@
-"""Reports versions whose process in Triton seems to have died to the control plane, which loads them again.
+"""Reports versions whose process in Triton has died, or that it lacks, to the control plane, which loads them again.
 
 `model` is Triton's name of a version.
 """
@@ -19,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 _PAUSE_S = 1.0
 _REPORT_S = 5.0
+# When what callers still miss is reported again: a control plane that was started again has forgotten it.
+_AGAIN_S = 10.0
+# Callers are asked to come back after the time that the last load took, within these. The next one may be quicker.
+_SOONEST_S, _LATEST_S = 1.0, 30.0
 
 
 class DeathReports:
@@ -32,6 +36,10 @@ class DeathReports:
         self._stub = stub
         self._table = table
         self._waiting: dict[str, int] = {}
+        self._reported: dict[str, tuple[int, float]] = {}
+        """The generation that was last reported of a model, and when (of the event loop)."""
+        self._missed: dict[str, tuple[int, float]] = {}
+        """The generation in which a model was missed, and since when."""
         self._changed = asyncio.Event()
 
     def generation(self, model: str) -> int:
@@ -40,9 +48,25 @@ class DeathReports:
 
     def report(self, model: str, generation: int) -> None:
         """See the port."""
-        if generation >= self._table.generation(model):
+        if generation < self._table.generation(model):
+            return
+        now = asyncio.get_running_loop().time()
+        if self._missed.get(model, (-1, 0.0))[0] < generation:
+            self._missed[model] = (generation, now)
+        before, at = self._reported.get(model, (-1, 0.0))
+        if generation > before or now - at >= _AGAIN_S:
             self._waiting[model] = generation
             self._changed.set()
+
+    def back_s(self, model: str) -> float:
+        """See the port."""
+        version = self._table.routed(model)
+        if version is None:
+            return _SOONEST_S
+        now = asyncio.get_running_loop().time()
+        generation, since = self._missed.get(model, (-1, now))
+        passed = now - since if generation >= version.generation else 0.0
+        return min(max(version.load_s - passed, _SOONEST_S), _LATEST_S)
 
     async def run(self) -> None:
         """Sends what waits until it is cancelled. What cannot be sent waits for the control plane."""
@@ -54,6 +78,7 @@ class DeathReports:
                     await asyncio.sleep(_PAUSE_S)
                     self._changed.set()
                     break
+                self._reported[model] = (generation, asyncio.get_running_loop().time())
                 if self._waiting.get(model) == generation:
                     del self._waiting[model]
 

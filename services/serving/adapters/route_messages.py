@@ -93,6 +93,7 @@ def _version_to(version: RoutedVersion) -> route_pb2.RoutedVersion:
         weight=version.weight,
         users=[route_pb2.HashRange(begin=begin, end=end) for begin, end in version.users],
         generation=version.generation,
+        load_seconds=version.load_s,
     )
 
 
@@ -111,4 +112,5 @@ def _version_from(model: str, message: route_pb2.RoutedVersion, route: route_pb2
         weight=message.weight,
         users=((0, SLOTS),) if earlier else tuple((each.begin, each.end) for each in message.users),
         generation=route.generation if earlier else message.generation,
+        load_s=message.load_seconds,
     )

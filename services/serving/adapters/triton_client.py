@@ -31,9 +31,7 @@ from services.kit.grpc.request_streams import RequestStream
 from services.kit.grpc.server import MAX_MESSAGE_BYTES
 from services.kit.prompts import NO_TOOLS, TOO_LONG
 from services.serving.adapters.triton_errors import (
-    DIED,
     is_not_loaded,
-    not_loaded,
     queue_full,
     status_of_text,
     triton_unavailable,
@@ -175,7 +173,7 @@ class TritonClient:
                                 yield piece
                         except asyncio.CancelledError:
                             if stream.dead:
-                                raise triton_unavailable(model, DIED) from None
+                                raise self._liveness.dead(model) from None
                             raise
                 finally:
                     call.leave()
@@ -206,7 +204,7 @@ class TritonClient:
         if not contents:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(model, asked)
-            raise triton_unavailable(model, DIED)
+            raise self._liveness.dead(model)
         return contents
 
     @contextmanager
@@ -230,7 +228,8 @@ class TritonClient:
             return full
         # Not the caller's fault: the version is in a route, or was, so Triton is about to load it, or it had to leave.
         if is_not_loaded(details, code):
-            return not_loaded(model)
+            self._liveness.missing(model, asked)
+            return self._liveness.not_loaded(model)
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return triton_unavailable(model, details)
         return self._failure(model, details, asked)
@@ -241,11 +240,12 @@ class TritonClient:
         if message.startswith(INVALID):
             return _refused(model, details)
         if is_not_loaded(message):
-            return not_loaded(model)
+            self._liveness.missing(model, asked)
+            return self._liveness.not_loaded(model)
         if (full := queue_full(model, message)) is not None:
             return full
         if self._liveness.notice_death(model, message, asked):
-            return triton_unavailable(model, message)
+            return self._liveness.dead(model, message)
         return InternalError(f"Triton failed on {shown(model)}: {details}", reason="TRITON_ERROR")
 
 

@@ -39,9 +39,9 @@ def is_not_loaded(details: str, code: grpc.StatusCode | None = None) -> bool:
     return code is grpc.StatusCode.NOT_FOUND or details.startswith(_NOT_LOADED)
 
 
-def not_loaded(model: str) -> NotLoadedError:
-    """The error for a version that Triton does not have."""
-    return _error(NotLoadedError, model, "Triton is loading it, or has unloaded it", 1.0)
+def not_loaded(model: str, retry_after_s: float) -> NotLoadedError:
+    """The error for a version that Triton does not have; `retry_after_s` is when it may have it."""
+    return _error(NotLoadedError, model, "Triton is loading it, or has unloaded it", retry_after_s)
 
 
 def queue_full(model: str, details: str) -> ResourceExhaustedError | None:

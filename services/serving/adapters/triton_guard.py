@@ -30,7 +30,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 from services.kit.errors import ResourceExhaustedError
-from services.serving.adapters.triton_errors import triton_unavailable
+from services.serving.adapters.triton_errors import DIED, triton_unavailable
 from services.serving.adapters.triton_liveness import Liveness
 from services.serving.adapters.triton_streams import TritonStream, ended
 from services.serving.adapters.waiting import Waiting
@@ -74,6 +74,7 @@ class GuardedRequest:
         self.calls: set[Any] = set()
         self.ended_because = ""
         """Why the guard ended its calls, if it did."""
+        self.retry_after_s = 0.0
 
     async def answer(self, call: Any) -> Any:
         """Awaits a call, which continues to its end if the caller leaves."""
@@ -105,9 +106,9 @@ class GuardedRequest:
         for stream in tuple(left):
             stream.when_ended(partial(one_ended, stream))
 
-    def end(self, because: str) -> None:
+    def end(self, because: str, retry_after_s: float) -> None:
         """Ends its calls; its caller gets UNAVAILABLE with the reason."""
-        self.ended_because = because
+        self.ended_because, self.retry_after_s = because, retry_after_s
         for call in self.calls:
             call.cancel()
 
@@ -176,7 +177,7 @@ class TritonGuard:
             yield request
         except asyncio.CancelledError:
             if request.ended_because:
-                raise triton_unavailable(model, request.ended_because, self._limits.probe_s) from None
+                raise triton_unavailable(model, request.ended_because, request.retry_after_s) from None
             # The caller gave up, as a rule because its deadline had passed.
             if _now() - request.began >= self._limits.silence_s and breaker.last_heard <= request.began:
                 self._failed(request, breaker)
@@ -277,7 +278,7 @@ class TritonGuard:
     def _end_of_process(self, model: str, at: float) -> None:
         for request in list(self._requests):
             if request.model == model and request.began <= at:
-                request.end("its process died while it answered")
+                request.end(DIED, self._deaths.back_s(model))
 
     async def _lives(self) -> bool:
         try:
@@ -291,7 +292,7 @@ class TritonGuard:
             self._frozen = True
             logger.error("Triton does not answer; %d waiting requests are refused", len(self._requests))
         for request in list(self._requests):
-            request.end("Triton does not answer")
+            request.end("Triton does not answer", self._limits.probe_s)
 
 
 def _now() -> float:

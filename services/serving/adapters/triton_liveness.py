@@ -18,10 +18,11 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from services.kit.errors import UnavailableError
 from services.kit.grpc.request_streams import RequestStream
-from services.serving.adapters.triton_errors import is_death
+from services.serving.adapters.triton_errors import DIED, is_death, not_loaded, triton_unavailable
 from services.serving.adapters.triton_tensors import once
-from services.serving.app.ports import Deaths
+from services.serving.app.ports import Deaths, NotLoadedError
 from services.serving.domain.names import shown
 
 logger = logging.getLogger(__name__)
@@ -94,6 +95,18 @@ class Liveness:
         self._deaths.report(model, asked.generation)
         for call in self._on_death:
             call(model, asked.at)
+
+    def missing(self, model: str, asked: Asked) -> None:
+        """Reports a model that Triton lacks, by a request sent at `asked`: what is asked for comes back first."""
+        self._deaths.report(model, asked.generation)
+
+    def dead(self, model: str, why: str = DIED) -> UnavailableError:
+        """The error for a request to a model whose process has died, which was reported."""
+        return triton_unavailable(model, why, self._deaths.back_s(model))
+
+    def not_loaded(self, model: str) -> NotLoadedError:
+        """The error for a request to a model that Triton lacks, which was reported."""
+        return not_loaded(model, self._deaths.back_s(model))
 
     @asynccontextmanager
     async def watched(self, model: str, call: Any) -> AsyncIterator[WatchedStream]:

@@ -21,9 +21,7 @@ from services.kit.errors import FailedPreconditionError, NotFoundError, Tidemill
 from services.kit.grpc.request_streams import RequestStream
 from services.serving.adapters.texts import check_texts
 from services.serving.adapters.triton_errors import (
-    DIED,
     is_not_loaded,
-    not_loaded,
     queue_full,
     status_of_text,
     triton_unavailable,
@@ -186,7 +184,7 @@ class TritonV2:
         if not response.outputs:
             # What Triton returns for requests that a model's process was handling when it died: OK, and nothing in it.
             self._liveness.died(version.server_model, asked)
-            raise triton_unavailable(version.server_model, DIED)
+            raise self._liveness.dead(version.server_model)
         response.model_name = version.model
         return response
 
@@ -251,7 +249,7 @@ class TritonV2:
                         call.leave()
         except grpc.aio.AioRpcError as error:
             if self._liveness.notice_death(model, error.details() or "", asked):
-                raise triton_unavailable(model, DIED) from error
+                raise self._liveness.dead(model) from error
             raise
         finally:
             if count is not None:
@@ -262,12 +260,14 @@ class TritonV2:
 
     @contextmanager
     def _translated(self, version: RoutedVersion | None = None) -> Iterator[None]:
+        asked = self._liveness.asked(version.server_model) if version is not None else None
         try:
             yield
         except grpc.aio.AioRpcError as error:
             details = error.details() or ""
-            if version is not None and is_not_loaded(details, error.code()):
-                raise not_loaded(version.server_model) from error
+            if version is not None and asked is not None and is_not_loaded(details, error.code()):
+                self._liveness.missing(version.server_model, asked)
+                raise self._liveness.not_loaded(version.server_model) from error
             if version is not None and (full := queue_full(version.server_model, details)) is not None:
                 raise full from error
             if error.code() is grpc.StatusCode.UNAVAILABLE:
@@ -288,7 +288,7 @@ class TritonV2:
             yield
         except grpc.aio.AioRpcError as error:
             if self._liveness.notice_death(model, error.details() or "", asked):
-                raise triton_unavailable(model, DIED) from error
+                raise self._liveness.dead(model) from error
             raise
 
 

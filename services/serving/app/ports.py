@@ -154,14 +154,18 @@ class ShadowCounts(Protocol):
 
 
 class Deaths(Protocol):
-    """Takes note of versions whose process in the server seems to have died; `model` is the server's name of one."""
+    """Takes note of versions whose process in the server has died or is missing; `model` is the server's name."""
 
     def generation(self, model: str) -> int:
         """The generation of the version's process now, to be kept with each request."""
         ...
 
     def report(self, model: str, generation: int) -> None:
-        """A request of this generation showed that the process is dead, or stuck."""
+        """A request of this generation showed that the process is dead, stuck, or not there."""
+        ...
+
+    def back_s(self, model: str) -> float:
+        """Seconds after which a version that was reported may answer again; at least 1."""
         ...
 
 

@@ -68,6 +68,8 @@ class RoutedVersion:
     """Width of its embeddings; 0 if it gives none."""
     digest: str = ""
     """Of its build's files; empty in a route of an earlier release."""
+    load_s: float = 0.0
+    """How long its last load took; 0 if that is not known."""
 
     @property
     def name(self) -> str:

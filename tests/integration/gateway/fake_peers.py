@@ -92,6 +92,8 @@ class ReceivedCalls:
     """Set when a model was asked to stop."""
     cancelled_calls: int = 0
     """Calls to Triton that were cancelled, which could crash it."""
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    """Lets answers to `hold` continue."""
 
     def note(self, request: Any, context: Any) -> None:
         self.requests.append(request)
@@ -263,7 +265,8 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
     """Triton: `echo` gives every input back as `OUT_<name>`, `reviews` and `m` find all positive, `headlines` writes.
 
     The text decides how it writes: `wait` hangs, `queue` hangs before the first piece, `fail` fails, `break` fails in
-    the middle, `full` finds the queue full. `reviews` and `m` hang on `wait`, too.
+    the middle, `hold` hangs after the first piece until it is released, `full` finds the queue full. `reviews` and `m`
+    hang on `wait`, too.
     """
 
     def __init__(self, seen: ReceivedCalls) -> None:
@@ -375,6 +378,8 @@ class FakeV2(GRPCInferenceServiceServicer):  # type: ignore[misc]
                     return
                 if text == "wait" and await self._left(departed):
                     return
+                if text == "hold":
+                    await self._seen.released.wait()
         except (asyncio.CancelledError, GeneratorExit):
             # It can crash Triton.
             self._seen.cancelled_calls += 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import subprocess
 import sys
@@ -29,30 +28,18 @@ from services.kit.errors import (
     UnavailableError,
 )
 from services.kit.grpc.errors import to_status
-
-_CLIENT = Path(__file__).parents[3] / "clients" / "python"
-_MAKE = "from hatchling.cli import hatchling; hatchling()"
+from tests.client_wheel import build_wheel, imported
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-c", _MAKE, "build", "--target", "wheel", "--directory", str(folder)],
-        cwd=_CLIENT,
-        check=True,
-        capture_output=True,
-    )
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="session")
 def package(wheel: Path) -> Iterator[ModuleType]:
-    sys.path.insert(0, str(wheel))
-    try:
-        yield importlib.import_module("tidemill_client")
-    finally:
-        sys.path.remove(str(wheel))
+    with imported(wheel) as module:
+        yield module
 
 
 class Mesh:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from tidemill.pipeline.v1.cycle_pb2 import Cycle
+from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.trigger_pb2 import Trigger
 from tidemill.training.v1.run_pb2 import LossPoint
 
@@ -162,6 +163,16 @@ def test_a_running_cycle_can_be_cancelled_by_who_may() -> None:
     assert "/cancel" in cycle_page(running())
     assert "/cancel" not in cycle_page(running(), may_cancel=False)
     assert "/cancel" not in cycle_page(succeeded())
+
+
+def test_a_cycle_says_where_its_roll_out_stands_and_why() -> None:
+    found = ModelRollout(
+        name="rollouts/r",
+        candidate="models/m/versions/3",
+        state=ModelRollout.STATE_PENDING,
+        reason=f"It waits. {HOSTILE}",
+    )
+    assert f"Roll-out of version 3 pending It waits. {HOSTILE}" in text_of(cycle_page(succeeded(), rollout=found))
 
 
 def test_a_cycle_of_nothing_is_a_page() -> None:

@@ -484,6 +484,70 @@ def test_a_model_whose_process_died_is_loaded_again_once(harness: Harness) -> No
     assert harness.server.loads == ["m"]
 
 
+def test_what_callers_ask_for_first_is_loaded_first_after_a_restart_of_the_server(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publishing, names = harness.publishing(), ("a", "b", "c", "d", "e")
+    for name in names:
+        publishing.publish(name, harness.build(name))
+    harness.server.loads.clear()
+    harness.server.ready = {}
+    generation = {name: harness.table.generation(f"{name}.1") for name in names}
+    for name in ("d", "b", "d"):
+        assert harness.reconciler.report_failure(name, generation[name], 1)
+    load = harness.server.load
+
+    def asked_meanwhile(model: str, number: int) -> None:
+        load(model, number)
+        if model == "d":
+            # Its callers ask until they know that it is there, and those of another one begin to ask.
+            harness.reconciler.report_failure("d", generation["d"], 1)
+            harness.reconciler.report_failure("e", generation["e"], 1)
+
+    monkeypatch.setattr(harness.server, "load", asked_meanwhile)
+    harness.reconciler.reconcile()
+    assert harness.server.loads == ["d", "b", "e", "a", "c"]
+    harness.reconciler.reconcile()
+    assert len(harness.server.loads) == 5
+
+
+def test_the_routes_say_how_long_a_load_takes(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    harness.clock = clock = ManualClock()
+    load = harness.server.load
+
+    def slow(model: str, number: int) -> None:
+        clock.seconds += 20
+        load(model, number)
+
+    monkeypatch.setattr(harness.server, "load", slow)
+    harness.publishing().publish("m", harness.build("one"))
+    (version,) = harness.book.read().by_model["m"].versions
+    assert version.load_s == 20
+
+
+def test_what_was_reported_and_not_reached_stays_reported(harness: Harness) -> None:
+    publishing = harness.publishing()
+    for name in ("a", "b"):
+        publishing.publish(name, harness.build(name))
+    harness.server.loads.clear()
+    for name in ("b", "a"):
+        harness.restarts.add(name, 1)
+    load, failed = harness.server.load, list[str]()
+
+    def away_once(model: str, number: int) -> None:
+        if not failed:
+            failed.append(model)
+            raise UnavailableError("Triton is unavailable", reason="TRITON_UNAVAILABLE")
+        load(model, number)
+
+    harness.server.load = away_once  # type: ignore[method-assign]
+    with pytest.raises(UnavailableError):
+        harness.reconciler.reconcile()
+    harness.reconciler.reconcile()
+    assert failed == ["b"]
+    assert sorted(harness.server.loads) == ["a", "b"]
+
+
 def test_requests_from_before_a_load_do_not_ask_for_another_one(harness: Harness) -> None:
     publishing = harness.publishing()
     publishing.publish("m", harness.build("one"))

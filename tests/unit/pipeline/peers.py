@@ -9,7 +9,7 @@ from typing import Any
 
 from services.kit.errors import TidemillError, UnavailableError
 from services.kit.failure import Failure
-from services.pipeline.app.ports import Published, Work
+from services.pipeline.app.ports import Begun, Published, Work
 from services.pipeline.domain.cycle import Cycle, Json
 from services.pipeline.domain.feedback import Feedback
 from services.pipeline.domain.rollout_plan import RolloutPlan
@@ -131,10 +131,11 @@ class FakeModels:
 class FakeRollouts:
     def __init__(self) -> None:
         self.begun: list[tuple[str, str, str]] = []
+        self.at_work = ""
 
-    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> str:
+    async def begin(self, cycle: str, model: str, candidate: str, run: str, plan: RolloutPlan) -> Begun:
         self.begun.append((cycle, candidate, run))
-        return f"rollouts/{cycle.rpartition('/')[2]}"
+        return Begun(f"rollouts/{cycle.rpartition('/')[2]}", self.at_work)
 
 
 class FakeAnnouncer:

@@ -120,7 +120,8 @@ class World:
         return Rollouts(self.parts(), self.audit, lambda: None)
 
     async def begin(self, plan: RolloutPlan = PLAN, candidate: int = 2, cycle: str = CYCLE) -> str:
-        return await self.rollouts().begin(cycle, MODEL, f"{MODEL}/versions/{candidate}", "runs/r", plan)
+        begun = await self.rollouts().begin(cycle, MODEL, f"{MODEL}/versions/{candidate}", "runs/r", plan)
+        return begun.name
 
     async def settle(self) -> None:
         """Until nothing changes any more at this moment."""

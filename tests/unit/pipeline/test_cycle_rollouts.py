@@ -47,6 +47,9 @@ async def test_a_cycle_ends_when_the_rollout_of_its_version_begins(harness: Harn
     assert stage.resources == (f"rollouts/{second.cycle_id}",)
     assert f"introduced by rollouts/{second.cycle_id}" in stage.summary
     assert second.spec.plan == PLAN
+    harness.rollouts.at_work = stage.resources[0]
+    third = await ran(harness, "third")
+    assert third.stage("publish").summary.endswith(f"rollouts/{third.cycle_id} once {stage.resources[0]} has ended")
 
 
 def rollout(**fields: object) -> cycle_pb2.Rollout:

@@ -283,6 +283,77 @@ async def test_of_several_waiting_versions_the_newest_has_its_turn(world: World)
     assert (await runner_up.page(MODEL, "", 10))[0].name == names[2]
 
 
+async def two_versions(world: World, plan: RolloutPlan = COMPARED) -> tuple[str, str]:
+    """One that is compared, and a newer one that waits."""
+    world.routing.change(world.routing.now.joined_by(3, Role.CANDIDATE, 0), "published")
+    name = await world.begin(plan)
+    await world.settle()
+    newer = await world.begin(plan, candidate=3, cycle=f"{CYCLE[:-1]}3")
+    await world.settle()
+    return name, newer
+
+
+async def test_a_comparison_that_can_hardly_be_won_ends_for_a_newer_version(world: World) -> None:
+    name, newer = await two_versions(world)
+    assert world.read(newer).reason == (
+        f"{CYCLE[:-1]}3 made {MODEL}/versions/3, which waits: {name} introduces {MODEL}/versions/2 (step 1 of 1, ab)."
+    )
+    world.ask(1500, {1: 0.7, 2: 0.7})
+    world.clock.forward(59)
+    await world.settle()
+    # A tenth of its longest time has not passed, so nothing is known of how many will judge.
+    assert [world.read(each).state for each in (name, newer)] == [RolloutState.RUNNING, RolloutState.PENDING]
+    world.clock.forward(150)
+    await world.settle()
+    older = world.read(name)
+    assert (older.state, older.applied) == (RolloutState.ROLLED_BACK, True)
+    said = (
+        rf"{MODEL}/versions/3 is newer and waits, and {MODEL}/versions/2 will hardly be found better in the time left, "
+        r"by -0\.\d{3} so far: 1,\d{3} users have judged in 209 of 600 minutes, and the chance is at most \d%. The "
+        rf"comparison ends undecided; {MODEL}/versions/1 keeps serving\."
+    )
+    assert re.fullmatch(said, older.reason), older.reason
+    (entry,) = [entry for entry in world.audit.page(name, "", 100) if entry.action == "rollout.supersede"]
+    assert (entry.reason, entry.facts["newer"]) == (older.reason, f"{MODEL}/versions/3")
+    assert world.read(newer).state is RolloutState.RUNNING
+    assert set(weights(world)) == {1, 3}
+
+
+async def test_a_comparison_that_no_one_judges_ends_for_a_newer_version_and_goes_on_without_one(world: World) -> None:
+    name = await world.begin(COMPARED)
+    await world.settle()
+    world.ask(300)
+    world.clock.forward(61)
+    await world.settle()
+    assert world.read(name).state is RolloutState.RUNNING
+    world.routing.change(world.routing.now.joined_by(3, Role.CANDIDATE, 0), "published")
+    newer = await world.begin(COMPARED, candidate=3, cycle=f"{CYCLE[:-1]}3")
+    await world.settle()
+    assert "in the time left: 0 users have judged in 61 of 600 minutes" in world.read(name).reason
+    assert world.read(newer).state is RolloutState.RUNNING
+
+
+async def test_a_comparison_that_may_be_won_goes_on_while_a_newer_version_waits(world: World) -> None:
+    name, newer = await two_versions(world)
+    world.ask(450, {1: 0.5, 2: 0.55})
+    world.clock.forward(61)
+    await world.settle()
+    assert [world.read(each).state for each in (name, newer)] == [RolloutState.RUNNING, RolloutState.PENDING]
+    world.ask(1500, BETTER)
+    await world.settle()
+    assert world.read(name).state is RolloutState.PROMOTED
+    assert (world.read(newer).state, world.read(newer).champion) == (RolloutState.RUNNING, f"{MODEL}/versions/2")
+
+
+async def test_what_a_person_holds_is_not_ended_for_a_newer_version(world: World) -> None:
+    name, newer = await two_versions(world)
+    await world.rollouts().freeze(name, ANNA)
+    world.clock.forward(300)
+    await world.settle()
+    assert world.read(name).state is RolloutState.RUNNING
+    assert f"(held; `tidemill rollout resume {name}` continues it)" in world.read(newer).reason
+
+
 async def test_a_person_approves_each_step_first_where_the_plan_says_so(world: World) -> None:
     name = await world.begin(replace(PLAN, approve_first=True))
     rollouts = world.rollouts()

@@ -19,3 +19,6 @@ class Reports:
     def report(self, model: str, generation: int) -> None:
         self.models.append(model)
         self.generations.append(generation)
+
+    def back_s(self, model: str) -> float:
+        return 7.0

@@ -209,7 +209,7 @@ def test_what_goes_over_the_wire_comes_back() -> None:
     task, users = Task.TEXT_CLASSIFICATION, ((0, 10), (20, SLOTS))
     versions = (
         RoutedVersion("m", 3, task, "int8", ("a", "b"), "", Role.SERVING, 70, users, 4),
-        RoutedVersion("m", 4, task, "int4", ("a", "b"), "", Role.CANARY, 30, ((10, 20),), 1),
+        RoutedVersion("m", 4, task, "int4", ("a", "b"), "", Role.CANARY, 30, ((10, 20),), 1, load_s=12.5),
         RoutedVersion("m", 5, Task.GENERATION, "int4", (), "Write: {text}", Role.SHADOW),
         RoutedVersion("m", 6, task, "int4", (), "", Role.CANDIDATE),
     )
@@ -243,12 +243,32 @@ async def test_a_death_is_reported_once_the_control_plane_answers(control: Contr
             table.change([route(1, "n", generation=2)])  # it was loaded again meanwhile
             async with control.running():
                 await eventually(lambda: bool(control.failures.seen))
+                reports.report("m.7", 3)  # known already
                 reports.report("n.1", 2)
                 await eventually(lambda: len(control.failures.seen) == 2)
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
     assert control.failures.seen == [("m", 7, 3), ("n", 1, 2)]
+
+
+async def test_callers_are_asked_to_come_back_after_what_the_last_load_took(control: Control) -> None:
+    table = RoutingTable()
+    loads = {"a": 25.0, "b": 300.0, "c": 0.0, "d": 25.0}
+    table.replace(
+        replace(route(1, name), versions=(replace(route(1, name).versions[0], load_s=load_s),))
+        for name, load_s in loads.items()
+    )
+    async with grpc.aio.insecure_channel(control.address) as channel:
+        reports = DeathReports(control.stub(channel), table)
+        reports.report("a.1", 1)
+        missed = asyncio.get_running_loop().time()
+        await eventually(lambda: asyncio.get_running_loop().time() > missed + 0.2)
+        assert reports.back_s("a.1") <= 25 - 0.2
+        # The load before says nothing of the next one.
+        table.change([route(1, "a", generation=2)])
+        assert [reports.back_s(f"{name}.1") for name in ("b", "c", "d", "gone")] == [30, 1, 25, 1]
+        assert reports.back_s("a.1") == 1
 
 
 async def test_the_report_is_a_call_of_the_contract(control: Control) -> None:

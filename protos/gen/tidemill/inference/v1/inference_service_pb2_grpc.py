@@ -242,8 +242,9 @@ class InferenceServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportModelFailure(self, request, context):
-        """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
-        mesh. A repeat, or a report about a process that was replaced, changes nothing.
+        """Reports that a model's process in Triton seems to be dead, or that Triton lacks it, so that it is loaded again, before
+        models that were not reported. For data planes, inside the mesh. A repeat, or a report about a process that was replaced,
+        changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

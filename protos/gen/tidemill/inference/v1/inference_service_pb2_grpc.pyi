@@ -72,8 +72,9 @@ class InferenceServiceStub:
     WatchRoutes: _grpc.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _grpc.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]
-    """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
-    mesh. A repeat, or a report about a process that was replaced, changes nothing.
+    """Reports that a model's process in Triton seems to be dead, or that Triton lacks it, so that it is loaded again, before
+    models that were not reported. For data planes, inside the mesh. A repeat, or a report about a process that was replaced,
+    changes nothing.
     """
 
 @_typing.type_check_only
@@ -120,8 +121,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     WatchRoutes: _aio.UnaryStreamMultiCallable[_inference_service_pb2.WatchRoutesRequest, _inference_service_pb2.WatchRoutesResponse]  # type: ignore[assignment]
     """Watches which versions answer: all routes first, then each change. For data planes, inside the mesh."""
     ReportModelFailure: _aio.UnaryUnaryMultiCallable[_inference_service_pb2.ReportModelFailureRequest, _inference_service_pb2.ReportModelFailureResponse]  # type: ignore[assignment]
-    """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
-    mesh. A repeat, or a report about a process that was replaced, changes nothing.
+    """Reports that a model's process in Triton seems to be dead, or that Triton lacks it, so that it is loaded again, before
+    models that were not reported. For data planes, inside the mesh. A repeat, or a report about a process that was replaced,
+    changes nothing.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -267,8 +269,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_service_pb2.ReportModelFailureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_inference_service_pb2.ReportModelFailureResponse, _abc.Awaitable[_inference_service_pb2.ReportModelFailureResponse]]:
-        """Reports that a model's process in Triton seems to be dead, so that it is loaded again. For data planes, inside the
-        mesh. A repeat, or a report about a process that was replaced, changes nothing.
+        """Reports that a model's process in Triton seems to be dead, or that Triton lacks it, so that it is loaded again, before
+        models that were not reported. For data planes, inside the mesh. A repeat, or a report about a process that was replaced,
+        changes nothing.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/inference/v1/route.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\'\n\tHashRange\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\x96\x02\n\rRoutedVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x17\n\x0fprompt_template\x18\x05 \x01(\t\x12\x30\n\x04role\x18\x06 \x01(\x0e\x32\".tidemill.inference.v1.VersionRole\x12\x0e\n\x06weight\x18\x07 \x01(\x05\x12/\n\x05users\x18\x08 \x03(\x0b\x32 .tidemill.inference.v1.HashRange\x12\x12\n\ngeneration\x18\t \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\n \x01(\x05\x12\x0e\n\x06\x64igest\x18\x0b \x01(\t\"\xa0\x01\n\x07\x43\x61scade\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12/\n\x0emin_confidence\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00\x12,\n\x0btemperature\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00\"\xe6\x04\n\x05Route\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x08versions\x18\x03 \x03(\x0b\x32$.tidemill.inference.v1.RoutedVersion\x12\x0f\n\x07serving\x18\x04 \x01(\t\x12:\n\twithdrawn\x18\x05 \x01(\x0b\x32\'.tidemill.inference.v1.Route.Withdrawal\x12\x12\n\ngeneration\x18\x06 \x01(\x03\x12:\n\x07\x61liases\x18\x07 \x03(\x0b\x32).tidemill.inference.v1.Route.AliasesEntry\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x63\x61scade\x18\n \x01(\x0b\x32\x1e.tidemill.inference.v1.Cascade\x1a\xa7\x01\n\nWithdrawal\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12G\n\x08metadata\x18\x03 \x03(\x0b\x32\x35.tidemill.inference.v1.Route.Withdrawal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"~\n\nRouteEntry\x12\x18\n\x07version\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12:\n\x04role\x18\x02 \x01(\x0e\x32\".tidemill.inference.v1.VersionRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\x06weight\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00*\x93\x01\n\x0bVersionRole\x12\x1c\n\x18VERSION_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_ROLE_SERVING\x10\x01\x12\x17\n\x13VERSION_ROLE_CANARY\x10\x02\x12\x17\n\x13VERSION_ROLE_SHADOW\x10\x03\x12\x1a\n\x16VERSION_ROLE_CANDIDATE\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tidemill/inference/v1/route.proto\x12\x15tidemill.inference.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\'\n\tHashRange\x12\r\n\x05\x62\x65gin\x18\x01 \x01(\x05\x12\x0b\n\x03\x65nd\x18\x02 \x01(\x05\"\xac\x02\n\rRoutedVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x11\n\tprecision\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x17\n\x0fprompt_template\x18\x05 \x01(\t\x12\x30\n\x04role\x18\x06 \x01(\x0e\x32\".tidemill.inference.v1.VersionRole\x12\x0e\n\x06weight\x18\x07 \x01(\x05\x12/\n\x05users\x18\x08 \x03(\x0b\x32 .tidemill.inference.v1.HashRange\x12\x12\n\ngeneration\x18\t \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\n \x01(\x05\x12\x0e\n\x06\x64igest\x18\x0b \x01(\t\x12\x14\n\x0cload_seconds\x18\x0c \x01(\x01\"\xa0\x01\n\x07\x43\x61scade\x12\x36\n\x05model\x18\x01 \x01(\tB\'\xbaH$r\"2 ^models/[a-z0-9][a-z0-9-]{0,63}$\x12/\n\x0emin_confidence\x18\x02 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00\x12,\n\x0btemperature\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\x00\x00\"\xe6\x04\n\x05Route\x12\r\n\x05model\x18\x01 \x01(\t\x12/\n\x0b\x63reate_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x36\n\x08versions\x18\x03 \x03(\x0b\x32$.tidemill.inference.v1.RoutedVersion\x12\x0f\n\x07serving\x18\x04 \x01(\t\x12:\n\twithdrawn\x18\x05 \x01(\x0b\x32\'.tidemill.inference.v1.Route.Withdrawal\x12\x12\n\ngeneration\x18\x06 \x01(\x03\x12:\n\x07\x61liases\x18\x07 \x03(\x0b\x32).tidemill.inference.v1.Route.AliasesEntry\x12\x0c\n\x04\x65tag\x18\x08 \x01(\t\x12/\n\x0bupdate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x07\x63\x61scade\x18\n \x01(\x0b\x32\x1e.tidemill.inference.v1.Cascade\x1a\xa7\x01\n\nWithdrawal\x12\x0f\n\x07message\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12G\n\x08metadata\x18\x03 \x03(\x0b\x32\x35.tidemill.inference.v1.Route.Withdrawal.MetadataEntry\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a.\n\x0c\x41liasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"~\n\nRouteEntry\x12\x18\n\x07version\x18\x01 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12:\n\x04role\x18\x02 \x01(\x0e\x32\".tidemill.inference.v1.VersionRoleB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\x06weight\x18\x03 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\x90N(\x00*\x93\x01\n\x0bVersionRole\x12\x1c\n\x18VERSION_ROLE_UNSPECIFIED\x10\x00\x12\x18\n\x14VERSION_ROLE_SERVING\x10\x01\x12\x17\n\x13VERSION_ROLE_CANARY\x10\x02\x12\x17\n\x13VERSION_ROLE_SHADOW\x10\x03\x12\x1a\n\x16VERSION_ROLE_CANDIDATE\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,22 +49,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTEENTRY'].fields_by_name['role']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_ROUTEENTRY'].fields_by_name['weight']._loaded_options = None
   _globals['_ROUTEENTRY'].fields_by_name['weight']._serialized_options = b'\272H\007\032\005\030\220N(\000'
-  _globals['_VERSIONROLE']._serialized_start=1353
-  _globals['_VERSIONROLE']._serialized_end=1500
+  _globals['_VERSIONROLE']._serialized_start=1375
+  _globals['_VERSIONROLE']._serialized_end=1522
   _globals['_HASHRANGE']._serialized_start=122
   _globals['_HASHRANGE']._serialized_end=161
   _globals['_ROUTEDVERSION']._serialized_start=164
-  _globals['_ROUTEDVERSION']._serialized_end=442
-  _globals['_CASCADE']._serialized_start=445
-  _globals['_CASCADE']._serialized_end=605
-  _globals['_ROUTE']._serialized_start=608
-  _globals['_ROUTE']._serialized_end=1222
-  _globals['_ROUTE_WITHDRAWAL']._serialized_start=1007
-  _globals['_ROUTE_WITHDRAWAL']._serialized_end=1174
-  _globals['_ROUTE_WITHDRAWAL_METADATAENTRY']._serialized_start=1127
-  _globals['_ROUTE_WITHDRAWAL_METADATAENTRY']._serialized_end=1174
-  _globals['_ROUTE_ALIASESENTRY']._serialized_start=1176
-  _globals['_ROUTE_ALIASESENTRY']._serialized_end=1222
-  _globals['_ROUTEENTRY']._serialized_start=1224
-  _globals['_ROUTEENTRY']._serialized_end=1350
+  _globals['_ROUTEDVERSION']._serialized_end=464
+  _globals['_CASCADE']._serialized_start=467
+  _globals['_CASCADE']._serialized_end=627
+  _globals['_ROUTE']._serialized_start=630
+  _globals['_ROUTE']._serialized_end=1244
+  _globals['_ROUTE_WITHDRAWAL']._serialized_start=1029
+  _globals['_ROUTE_WITHDRAWAL']._serialized_end=1196
+  _globals['_ROUTE_WITHDRAWAL_METADATAENTRY']._serialized_start=1149
+  _globals['_ROUTE_WITHDRAWAL_METADATAENTRY']._serialized_end=1196
+  _globals['_ROUTE_ALIASESENTRY']._serialized_start=1198
+  _globals['_ROUTE_ALIASESENTRY']._serialized_end=1244
+  _globals['_ROUTEENTRY']._serialized_start=1246
+  _globals['_ROUTEENTRY']._serialized_end=1372
 # @@protoc_insertion_point(module_scope)

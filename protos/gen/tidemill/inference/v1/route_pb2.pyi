@@ -95,6 +95,7 @@ class RoutedVersion(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     EMBEDDING_SIZE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    LOAD_SECONDS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """`models/{model}/versions/{number}`."""
     task: _builtins.str
@@ -113,6 +114,8 @@ class RoutedVersion(_message.Message):
     """Width of its embeddings; 0 if it gives none."""
     digest: _builtins.str
     """sha256 over the files of its build; equal builds give equal answers."""
+    load_seconds: _builtins.float
+    """How long its last load into Triton took; 0 if that is not known."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Labels of a classifier, in the order of its scores."""
@@ -135,10 +138,11 @@ class RoutedVersion(_message.Message):
         generation: _builtins.int = ...,
         embedding_size: _builtins.int = ...,
         digest: _builtins.str = ...,
+        load_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding_size", b"embedding_size", "generation", b"generation", "labels", b"labels", "name", b"name", "precision", b"precision", "prompt_template", b"prompt_template", "role", b"role", "task", b"task", "users", b"users", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "embedding_size", b"embedding_size", "generation", b"generation", "labels", b"labels", "load_seconds", b"load_seconds", "name", b"name", "precision", b"precision", "prompt_template", b"prompt_template", "role", b"role", "task", b"task", "users", b"users", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -337,7 +337,9 @@ class AbTest(_message.Message):
     """
     @_builtins.property
     def until(self) -> Global___RolloutStage:
-        """How long. The statistic decides in between; a test that is undecided at the end rolls back."""
+        """How long. The statistic decides in between; a test that is undecided at the end rolls back. While a newer version waits,
+        it ends once a tenth of max_minutes has passed and its chance of being won is at most 10 %.
+        """
 
     def __init__(
         self,

@@ -126,8 +126,9 @@ class Triggers(_message.Message):
     max_train_minutes: _builtins.float
     """Minutes of training in 24 hours, by all cycles of the pipeline, after which none starts by itself; no limit when zero."""
     during_rollouts: _builtins.bool
-    """Starts cycles also while a roll-out of the model is at work. Their versions wait for it, and of those that wait only the
-    newest has its turn, so what the others learnt is not compared. Held back until the roll-out has ended when left out.
+    """Starts cycles also while a roll-out of the model is at work. Their versions wait until it is decided, or until its
+    comparison can hardly be won any more; of those that wait only the newest has its turn, so what the others learnt is not
+    compared. Held back until the roll-out has ended when left out.
     """
     @_builtins.property
     def quiet_hours(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuietHours]:
