@@ -44,7 +44,7 @@ def connected(address: str, option: str, *, install: str, without: str, log_to_d
             reason="RAY_ADDRESS",
         )
     # Before the import, at which Ray reads them. What is printed here goes into files.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_COLOR_PREFIX="0")
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_COLOR_PREFIX="0", RAY_DEDUP_LOGS="0")
     try:
         import ray
     except ModuleNotFoundError as error:
