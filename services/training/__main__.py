@@ -22,6 +22,8 @@ from services.kit.telemetry.metrics import RequestMetrics
 from services.training.adapters.announcer import BusAnnouncer
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.calibration import MeasuredMachine
+from services.training.adapters.cluster import RayCluster
+from services.training.adapters.job import Cluster
 from services.training.adapters.launching import launcher
 from services.training.adapters.machine import LocalMachine
 from services.training.adapters.model_roots import ModelRoots
@@ -52,6 +54,8 @@ async def build(settings: TrainingSettings) -> Service:
     added = [Path(root) for root in split_list(settings.model_roots)]
     allowed = Path(settings.source_roots_file) if settings.source_roots_file else None
     starter = launcher()
+    address = settings.training_ray_address
+    cluster = Cluster(address, settings.training_ray_cpus) if address else None
     workers = WorkerProcesses(
         artifacts,
         settings.snapshot_cache.absolute(),
@@ -62,6 +66,7 @@ async def build(settings: TrainingSettings) -> Service:
         key,
         starter,
         settings.training_niceness,
+        cluster,
     )
     supervision = Supervision(store, workers, registry, BusAnnouncer(publisher), clock)
     models = BaseModels(models_dir, downloads_dir, ModelRoots([models_dir, *added], allowed))
@@ -74,6 +79,7 @@ async def build(settings: TrainingSettings) -> Service:
         machine,
         clock,
         lambda run_id: artifacts.uri("runs", run_id),
+        None if cluster is None else RayCluster(cluster, settings.training_memory),
     )
 
     advising = Advising(models, store, machine, MeasuredMachine(models_dir / ".speed"))

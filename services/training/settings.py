@@ -40,6 +40,14 @@ class TrainingSettings(ServiceSettings):
     training_memory: int = Field(
         0, ge=0, description="bytes of memory that a run may take; those of the machine or its GPU when 0"
     )
+    training_ray_address: str = Field(
+        "",
+        description="host:port of the head of a Ray cluster, on which trainings by ddp and fsdp have their processes; "
+        "they have them on this machine when empty",
+    )
+    training_ray_cpus: int = Field(
+        1, ge=1, description="CPUs of the cluster that each of these processes takes, beside a GPU if it has some"
+    )
     model_signing_key: Path = Field(
         Path("keys/models/signing.pem"), description="private key that signs builds; created at the first start"
     )

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import wait
 from typing import Any
@@ -25,14 +25,8 @@ from services.cleaning.app.bulk import Part, PartReport
 from services.cleaning.domain.dataset import DatasetSpec
 from services.cleaning.engine.compiler import CompiledRecipe, compile_recipe
 from services.cleaning.engine.registry import default_registry
-from services.kit.errors import (
-    FailedPreconditionError,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    UnavailableError,
-    as_plain,
-    from_plain,
-)
+from services.kit.errors import FailedPreconditionError, ResourceExhaustedError, UnavailableError, as_plain, from_plain
+from services.kit.ray_cluster import connected, last_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,41 +162,18 @@ class RayEngine:
                 yield _report(json.loads(row["outcome"]))
         except RayError as error:
             raise UnavailableError(
-                f"Ray could not clean a part: {_last_line(error)}. What is finished is kept: run the command again. "
+                f"Ray could not clean a part: {last_line(error)}. What is finished is kept: run the command again. "
                 "All machines of a cluster need this release of tidemill[bulk], and the input and output folders.",
                 reason="RAY_FAILED",
             ) from error
 
-    @contextmanager
-    def _connected(self) -> Iterator[Any]:
-        # For `local` Ray would start one here; `auto` would take whichever it finds.
-        if ":" not in self._address:
-            raise InvalidArgumentError(
-                f"--ray-address {self._address!r} is not the address of a cluster; give host:port, such as head:6379.",
-                reason="RAY_ADDRESS",
-            )
-        # Before the import, at which Ray reads it.
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        try:
-            import ray
-        except ModuleNotFoundError as error:
-            raise FailedPreconditionError(
-                f"Ray is not installed ({error}). Install tidemill[bulk], or leave out --ray-address: then the "
-                "processors of this machine are used without it.",
-                reason="RAY_MISSING",
-            ) from error
-        try:
-            ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            raise UnavailableError(
-                f"Ray at {self._address} cannot be used: {_last_line(error)}. Check the address (host:6379), that the "
-                "cluster runs the same releases of Ray and Python, and its token (RAY_AUTH_TOKEN).",
-                reason="RAY_UNAVAILABLE",
-            ) from error
-        try:
-            yield ray
-        finally:
-            ray.shutdown()
+    def _connected(self) -> AbstractContextManager[Any]:
+        return connected(
+            self._address,
+            "--ray-address",
+            install="tidemill[bulk]",
+            without="then the processors of this machine are used without it",
+        )
 
 
 def _attempt_batch(batch: dict[str, Any], job: BulkJob) -> dict[str, Any]:
@@ -212,8 +183,3 @@ def _attempt_batch(batch: dict[str, Any], job: BulkJob) -> dict[str, Any]:
         value = json.loads(text)
         outcomes.append(json.dumps(attempt(job, Part(**{**value, "groups": tuple(value["groups"])}))))
     return {"outcome": outcomes}
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[-1].rstrip(".")

@@ -32,6 +32,8 @@ from services.pipeline.domain.cycle import Json
 
 # A source is hashed before CreateImport answers; a model is loaded before PublishModel does.
 _IMPORT_DEADLINE_S = 300.0
+# Of several processes on a cluster, whose nodes are asked first.
+_RUN_DEADLINE_S = 90.0
 _PUBLISH_DEADLINE_S = 300.0
 # Every snapshot of a data set with feedback is read.
 _ERASE_DEADLINE_S = 600.0
@@ -173,7 +175,7 @@ class Runs:
         """See the port; the order is a CreateRunRequest."""
         request = ParseDict({**order, "request_id": request_id}, training_pb.CreateRunRequest())
         with translate_rpc_errors("training"):
-            response = await self._stub.CreateRun(request)
+            response = await self._stub.CreateRun(request, timeout=_RUN_DEADLINE_S)
         return _work(response.run)
 
     def watch(self, name: str) -> AsyncIterator[Work]:

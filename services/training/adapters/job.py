@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +32,8 @@ EXIT_DISK_FULL = 74
 EXIT_AT_WORK = 76
 # Another process of the training was killed.
 EXIT_RANK_LOST = 77
+# A process of the training on a cluster is gone, or the cluster.
+EXIT_CLUSTER_LOST = 78
 
 _PID_FILE = "worker.pid"
 # How long a worker waits for the lock, which the service takes for an instant when it looks who holds it.
@@ -46,6 +48,14 @@ class Champion:
     run: str
     uri: str
     spec: TrainingSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A Ray cluster: host and port of its head, and the CPUs of it that each process of a training takes."""
+
+    address: str
+    cpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,8 @@ class Job:
     champion: Champion | None = None
     niceness: int = 0
     """Of the worker's process: see `lower_priority`."""
+    cluster: Cluster | None = None
+    """Where the processes of the training are; on this machine when None."""
 
     def write(self) -> Path:
         """Stores the job in its folder."""
@@ -86,6 +98,7 @@ class Job:
             "champion": self.champion
             and {"run": self.champion.run, "uri": self.champion.uri, "recipe": self.champion.spec.to_json()},
             "niceness": self.niceness,
+            "cluster": self.cluster and asdict(self.cluster),
         }
         path = self.folder / JOB_FILE
         write_json(path, value)
@@ -110,6 +123,7 @@ class Job:
             champion=champion
             and Champion(champion["run"], champion["uri"], TrainingSpec.from_json(champion["recipe"], stored_method)),
             niceness=value.get("niceness", 0),
+            cluster=Cluster(**value["cluster"]) if value.get("cluster") else None,
         )
 
 

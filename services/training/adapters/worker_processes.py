@@ -15,12 +15,14 @@ from services.kit.storage.artifacts import ArtifactStore, local_path
 from services.kit.storage.signing import SigningKey
 from services.training.adapters.job import (
     EXIT_AT_WORK,
+    EXIT_CLUSTER_LOST,
     EXIT_DISK_FULL,
     EXIT_RANK_LOST,
     FAILURE_FILE,
     REPORT_FILE,
     STOPPED_FILE,
     Champion,
+    Cluster,
     Job,
     WorkerLock,
     read_loss_curve,
@@ -53,9 +55,10 @@ class WorkerProcesses:
         key: SigningKey,
         launcher: Launcher,
         niceness: int = 0,
+        cluster: Cluster | None = None,
     ) -> None:
         """`runs_dir` is the work folder of runs whose results go to a remote store; other runs work in place."""
-        self._key, self._launcher, self._niceness = key, launcher, niceness
+        self._key, self._launcher, self._niceness, self._cluster = key, launcher, niceness, cluster
         self._artifacts, self._cache, self._runs_dir = artifacts, cache, runs_dir
         self._models, self._downloads, self._threads = models_dir, downloads_dir, threads
         self._children: dict[str, Child] = {}
@@ -84,6 +87,7 @@ class WorkerProcesses:
             self._key.trusted,
             None if champion is None else Champion(champion.name, champion.uri, champion.spec),
             self._niceness,
+            self._cluster if run.spec.processes > 1 else None,
         ).write()
         self._children[run.name] = self._launcher.launch(job, folder / _LOG_FILE, run.traceparent)
 
@@ -114,6 +118,8 @@ class WorkerProcesses:
             how = "It was killed by signal 9, which usually means that the system ran out of memory."
         elif code == EXIT_RANK_LOST:
             how = "It ended because another process of its training was killed."
+        elif code == EXIT_CLUSTER_LOST:
+            how = "It ended because a process of its training on the cluster, or the cluster itself, was lost."
         elif code is not None and code < 0:
             how = f"It was ended by signal {-code} ({signal.Signals(-code).name})."
         else:

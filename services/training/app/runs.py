@@ -38,9 +38,11 @@ class Runs:
         machine: MachineView,
         clock: Clock,
         uri_of: Callable[[str], str],
+        cluster: MachineView | None = None,
     ) -> None:
+        """`cluster`: where trainings of several processes are done; on the machine when None."""
         self._store, self._models, self._artifacts = store, models, artifacts
-        self._registry, self._machine = registry, machine
+        self._registry, self._machine, self._cluster = registry, machine, cluster
         self._clock, self._uri_of = clock, uri_of
         self._creating = threading.Lock()
 
@@ -99,16 +101,28 @@ class Runs:
         Raises:
             NotFoundError: the base model does not exist.
             InvalidArgumentError: the base model or the method cannot be planned.
+            FailedPreconditionError, UnavailableError: the cluster that would train it cannot be used.
         """
-        machine = self._machine.look()
-        if devices or device_bytes:
-            # On another machine a device is a GPU.
-            machine = Machine("cuda", device_bytes or machine.memory_bytes, devices or machine.devices, half=True)
+        if devices and device_bytes:
+            machine = Machine("cuda", device_bytes, devices, half=True)
+        else:
+            machine = self._look(spec)
+            if devices or device_bytes:
+                # On another machine a device is a GPU.
+                machine = Machine("cuda", device_bytes or machine.memory_bytes, devices or machine.devices, half=True)
+        return self._plan(spec, machine)
+
+    def _look(self, spec: TrainingSpec) -> Machine:
+        """What trains the spec."""
+        view = self._machine if self._cluster is None or spec.processes == 1 else self._cluster
+        return view.look()
+
+    def _plan(self, spec: TrainingSpec, machine: Machine) -> RunPlan:
         return plan_run(spec, self._models.config(spec.base_model), machine)
 
     def _admit(self, spec: TrainingSpec) -> None:
-        """Refuses a run that this machine has too little memory for: it would be killed in the middle of its work."""
-        machine = self._machine.look()
+        """Refuses a run that the machine has too little memory for: it would be killed in the middle of its work."""
+        machine = self._look(spec)
         if spec.processes > max(1, machine.max_processes):
             most = machine.max_processes
             nearest = f"name {most}" if most > 1 else "leave strategy and processes out"
@@ -120,7 +134,7 @@ class Runs:
                 violations=[FieldViolation("spec.processes", wrong)],
             )
         try:
-            plan = self.plan(spec)
+            plan = self._plan(spec, machine)
         except InvalidArgumentError as error:
             logger.warning("a run of %s is admitted without a memory plan: %s", spec.base_model, error.message)
             return

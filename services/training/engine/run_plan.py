@@ -157,7 +157,7 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
         # Each process has the whole model before it keeps its share, and rank 0 again once it has learnt.
         plan = replace(plan, peak=max(plan.peak, shape.parameters * _FLOAT))
     libraries = _PROCESS_BYTES if on_processor else 0
-    needed = (plan.peak + libraries) * (devices if on_processor else 1)
+    needed = (plan.peak + libraries) * machine.sharing(devices)
     for student in spec.students:
         # By one process, after the training.
         learning = _distillation(spec, shape, student, half=half, on_processor=on_processor)

@@ -26,6 +26,7 @@ from services.kit.telemetry.setup import start_telemetry
 from services.training.adapters.job import (
     EXIT_AT_WORK,
     EXIT_CANCELLED,
+    EXIT_CLUSTER_LOST,
     EXIT_DISK_FULL,
     EXIT_FAILED,
     FAILURE_FILE,
@@ -37,7 +38,7 @@ from services.training.adapters.job import (
 )
 from services.training.engine.loop import Cancelled
 from services.training.worker.priority import lower_priority
-from services.training.worker.ranks import Ranks, failure_of
+from services.training.worker.ranks import ClusterLostError, Ranks, failure_of
 
 logger = logging.getLogger("services.training.worker")
 
@@ -120,6 +121,10 @@ def _run(job: Job, stop: threading.Event, ranks: Ranks) -> int:
         # If the service was restarted, it is not the parent of this process and does not see its exit code.
         (job.folder / STOPPED_FILE).touch()
         return EXIT_CANCELLED
+    except ClusterLostError as error:
+        # As after a kill of this process, the service starts it again, and it resumes from the checkpoint.
+        logger.error("run %s: %s", job.run, error)
+        return EXIT_CLUSTER_LOST
     except Exception as error:
         # An exception would occur again, so there is no other attempt, unlike after a kill of this process.
         if explained(error) is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import shutil
 import threading
 import time
@@ -29,12 +28,13 @@ from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, write_json, write_loss_curve, write_progress
 from services.training.adapters.snapshots import by_weight, check_files, read_corrections, read_rows
 from services.training.domain.report import Report, loss_curve
+from services.training.domain.training_spec import Precision
 from services.training.engine.attention import SHORT, plain_attention
 from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train, usable_precision
 from services.training.engine.parallel import Parallel
 from services.training.engine.record_shares import validation_split
 from services.training.engine.tasks import Objective
-from services.training.worker.ranks import Ranks
+from services.training.worker.ranks import Ranks, Training, peak_memory
 
 if TYPE_CHECKING:
     import torch
@@ -44,8 +44,9 @@ logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
 _CURVE_EVERY_S = 2.0
 _EXAMPLES = 5
-_CHECKPOINTS = "checkpoints"
-_LOSSES = Path("eval", "losses.json")
+CHECKPOINTS = "checkpoints"
+_LOSSES, _FIGURES = Path("eval", "losses.json"), Path("eval", "train.json")
+_BITS: Mapping[Precision, float] = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
 _ADAPTER, _MERGED, _VARIANTS = "adapter", "merged", "variants"
 _STORE_PATIENCE_S = 900.0
 # Otherwise peft asks the hub whether the vocabulary was changed, and stores all embeddings besides the learnt ones.
@@ -112,12 +113,12 @@ class Trainable:
     objective: Objective
 
 
-def material_of(job: Job, rank: int = 0) -> Material:
+def material_of(job: Job, gpu: int = 0) -> Material:
     """Checks the data set, fetches the base model, and reads both.
 
     Args:
         job: the run.
-        rank: number of this process among those of the training, and of its GPU.
+        gpu: which one this process uses, where there are some and several processes train.
 
     Raises:
         DataLossError: a file of the data set is damaged.
@@ -140,7 +141,7 @@ def material_of(job: Job, rank: int = 0) -> Material:
         corrections = []
     device = torch.device("cpu")
     if torch.cuda.is_available():
-        device = torch.device("cuda", rank) if job.spec.processes > 1 else torch.device("cuda")
+        device = torch.device("cuda", gpu) if job.spec.processes > 1 else torch.device("cuda")
         torch.cuda.set_device(device)
     return Material(
         device=device,
@@ -157,21 +158,42 @@ def train_adapted(
 ) -> None:
     """Trains a model and stores its figures, and the adapter if the method added one."""
     figures = run_training(job, trainable.model, trainable.objective, device, should_stop, ranks)
-    kept(job.folder / "eval" / "train.json", lambda: figures)
+    kept(job.folder / _FIGURES, lambda: figures)
     adapted = trainable.adapted
     if hasattr(adapted, "get_base_model"):
         kept_folder(job.folder / _ADAPTER, lambda path: adapted.save_pretrained(str(path), **_ADAPTER_ONLY))
 
 
-def train_share(job: Job, trainable: Trainable, device: torch.device, parallel: Parallel) -> None:
-    """What another process than the run's own trains, beside `run_training` of that.
+def train_share(
+    job: Job,
+    trainable: Trainable,
+    device: torch.device,
+    parallel: Parallel,
+    on_step: Callable[[StepProgress], None] = lambda _: None,
+    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Training:
+    """What another process than the run's own trains; the callbacks are those of rank 0, if that is one, too.
 
     Raises:
         Cancelled: the run was asked to stop.
     """
     resume = _begun(job, trainable.model, trainable.objective, device)
-    options = job.spec.optimization
-    train(trainable.model, trainable.objective, options, device=device, parallel=parallel, resume=resume)
+    options, before = job.spec.optimization, peak_memory()
+    if not parallel.rank:
+        _warn_of_precision(job, device)
+    outcome = train(
+        trainable.model,
+        trainable.objective,
+        options,
+        device=device,
+        parallel=parallel,
+        resume=resume,
+        on_step=on_step,
+        on_checkpoint=on_checkpoint,
+        should_stop=should_stop,
+    )
+    return Training(outcome, usable_precision(options.precision, device), before, peak_memory())
 
 
 def checked_snapshot(job: Job) -> Path:
@@ -217,19 +239,27 @@ def kept_folder(path: Path, make: Callable[[Path], None]) -> Path:
 
 
 def precision_warnings(job: Job, device: torch.device) -> tuple[str, ...]:
-    """A warning if the device lacks the requested precision."""
+    """A warning if the device that trains, or has trained on a cluster, lacks the requested precision."""
     wanted = job.spec.optimization.precision
-    used = usable_precision(wanted, device)
+    used, where = usable_precision(wanted, device), f"this {device.type}"
+    if job.cluster is not None:
+        bits = json.loads((job.folder / _FIGURES).read_text())["precision_bits"]
+        used, where = "fp32" if bits == _BITS["fp32"] else wanted, "the cluster"
     if wanted in (used, "auto"):
         return ()
-    return (f"optimization.precision: computed in {used}, for this {device.type} has no {wanted}.",)
+    return (f"optimization.precision: computed in {used}, for {where} has no {wanted}.",)
+
+
+def _warn_of_precision(job: Job, device: torch.device) -> None:
+    for warning in precision_warnings(job, device):
+        logger.warning("%s: %s", job.run, warning)
 
 
 def _begun(job: Job, model: nn.Module, objective: Objective, device: torch.device) -> Checkpoint | None:
     """Prepares a model for its training, which begins at the checkpoint that is returned."""
     if device.type == "cpu" and max(objective.lengths) <= SHORT:
         plain_attention(model)
-    return CheckpointFolder(job.folder / _CHECKPOINTS).newest()
+    return CheckpointFolder(job.folder / CHECKPOINTS).newest()
 
 
 def run_training(
@@ -245,18 +275,16 @@ def run_training(
     Returns:
         Figures for the report.
     """
-    checkpoints = CheckpointFolder(job.folder / _CHECKPOINTS)
+    checkpoints = CheckpointFolder(job.folder / CHECKPOINTS)
     resume = _begun(job, model, objective, device)
     if resume is not None:
         logger.info("%s resumes from step %d", job.run, resume.step)
     total = job.spec.optimization.total_steps(len(objective.lengths))
-    precision = usable_precision(job.spec.optimization.precision, device)
-    for warning in precision_warnings(job, device):
-        logger.warning("%s: %s", job.run, warning)
+    if job.cluster is None:
+        _warn_of_precision(job, device)
     phase = Phase(job, "train", total, "steps")
     losses = list(resume.losses) if resume is not None else []
     shown = float("-inf")
-    memory_before = _peak_memory()
 
     def on_step(progress: StepProgress) -> None:
         nonlocal shown
@@ -271,24 +299,21 @@ def run_training(
         }
         phase.advance(progress.step, figures, progress.remaining_s)
 
-    with ranks.training(device.type) as parallel:
-        outcome = train(
-            model,
-            objective,
-            job.spec.optimization,
-            device=device,
-            parallel=parallel,
-            resume=resume,
-            on_step=on_step,
-            on_checkpoint=checkpoints.save,
-            should_stop=should_stop,
-        )
-    seconds = phase.end()
+    trained = ranks.train(
+        model,
+        objective,
+        device=device,
+        resume=resume,
+        on_step=on_step,
+        on_checkpoint=checkpoints.save,
+        should_stop=should_stop,
+    )
+    outcome, seconds = trained.outcome, phase.end()
     kept(job.folder / _LOSSES, lambda: outcome.losses)
     tail = outcome.losses[-10:]
     return {
         "steps": float(total),
-        "precision_bits": 32.0 if precision == "fp32" else 16.0,
+        "precision_bits": _BITS[trained.precision],
         "first_loss": outcome.losses[0],
         "final_loss": sum(tail) / len(tail),
         "train_seconds": seconds,
@@ -296,8 +321,8 @@ def run_training(
         "train_examples": float(len(objective.lengths)),
         "trainable_parameters": float(sum(p.numel() for p in model.parameters() if p.requires_grad)),
         "parameters": float(sum(p.numel() for p in model.parameters())),
-        "peak_memory_bytes": float(_peak_memory()),
-        "memory_before_training_bytes": float(memory_before),
+        "peak_memory_bytes": float(trained.memory_peak),
+        "memory_before_training_bytes": float(trained.memory_before),
         **({"processes": float(ranks.processes)} if ranks.processes > 1 else {}),
     }
 
@@ -353,7 +378,7 @@ def drop_stored(job: Job) -> None:
 
 def drop_checkpoints(job: Job) -> None:
     """Deletes the checkpoints once the tuned model is stored; those of full fine-tuning are three times its size."""
-    shutil.rmtree(job.folder / _CHECKPOINTS, ignore_errors=True)
+    shutil.rmtree(job.folder / CHECKPOINTS, ignore_errors=True)
 
 
 def seal(job: Job, folder: Path, manifest: Mapping[str, Any], probes: Sequence[str] | None = None) -> tuple[str, int]:
@@ -389,7 +414,3 @@ def check_stop(should_stop: Callable[[], bool]) -> None:
     """
     if should_stop():
         raise Cancelled
-
-
-def _peak_memory() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -9,6 +9,8 @@ the service. The other ranks are forked from it before it has threads, wait unti
 - When one of them fails, its error is that of the run.
 
 They meet by a file in a folder of the run that only its user can open, and talk over the loopback interface.
+
+The processes of a run that has a cluster are there, all of them: services.training.worker.cluster.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import select
 import shutil
 import signal
@@ -27,9 +30,10 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from services.kit.errors import FailedPreconditionError, explained
 from services.kit.ids import new_id
@@ -41,8 +45,14 @@ from services.training.adapters.job import (
     Job,
     write_json,
 )
-from services.training.engine.loop import Cancelled
+from services.training.domain.training_spec import Precision
+from services.training.engine.loop import Cancelled, Checkpoint, Outcome, StepProgress, train, usable_precision
 from services.training.engine.parallel import Parallel
+from services.training.engine.tasks import Objective
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 logger = logging.getLogger(__name__)
 _FOLDER = "ranks-"
@@ -53,12 +63,27 @@ _GRACE_S = 0.5
 # How long rank 0 waits, after an error of its own, for the end of another rank that caused it.
 _SETTLE_S = 5.0
 _END_S = 60.0
-_PATIENCE = timedelta(hours=1)
+PATIENCE = timedelta(hours=1)
+"""How long a process of a training waits for another."""
 _IN_ORDER = (0, EXIT_CANCELLED)
 
 
+class ClusterLostError(Exception):
+    """A process of the training on a cluster is gone, or the cluster; another attempt may succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A training that is over, as rank 0 saw it; memory is the most that its process has had, in bytes."""
+
+    outcome: Outcome
+    precision: Precision
+    memory_before: int
+    memory_peak: int
+
+
 class Ranks:
-    """What rank 0 has of the others; of a run with one process, nothing."""
+    """What rank 0 has of the others; of a run with one process, or with a cluster, nothing."""
 
     def __init__(self, job: Job, work: Callable[[Job, Parallel], None]) -> None:
         """Forks the other ranks, so this process must have no threads but those of libraries that know forks.
@@ -79,10 +104,11 @@ class Ranks:
         for stale in job.folder.glob(f"{_FOLDER}*"):
             shutil.rmtree(stale, ignore_errors=True)
         self._folder = job.folder / f"{_FOLDER}{new_id()}"
-        if self.processes > 1:
-            self._folder.mkdir(mode=0o700)
-            sys.stdout.flush()
-            sys.stderr.flush()
+        if self.processes == 1 or job.cluster is not None:
+            return
+        self._folder.mkdir(mode=0o700)
+        sys.stdout.flush()
+        sys.stderr.flush()
         for rank in range(1, self.processes):
             self._fork(rank)
 
@@ -110,6 +136,51 @@ class Ranks:
         if self._watcher is not None:
             self._watcher.join(_END_S)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def train(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        *,
+        device: torch.device,
+        resume: Checkpoint | None,
+        on_step: Callable[[StepProgress], None],
+        on_checkpoint: Callable[[Checkpoint], None],
+        should_stop: Callable[[], bool],
+    ) -> Training:
+        """Trains `model` by all processes, see `services.training.engine.loop.train`.
+
+        Raises:
+            Cancelled: `should_stop` returned true.
+            FloatingPointError: the loss is not finite.
+            ClusterLostError: a process on the cluster is gone, or the cluster.
+        """
+        if self._job.cluster is not None:
+            from services.training.worker.cluster import train_on_cluster
+
+            return train_on_cluster(
+                self._job,
+                self._job.cluster,
+                model,
+                resume=resume,
+                on_step=on_step,
+                on_checkpoint=on_checkpoint,
+                should_stop=should_stop,
+            )
+        options, before = self._job.spec.optimization, peak_memory()
+        with self.training(device.type) as parallel:
+            outcome = train(
+                model,
+                objective,
+                options,
+                device=device,
+                parallel=parallel,
+                resume=resume,
+                on_step=on_step,
+                on_checkpoint=on_checkpoint,
+                should_stop=should_stop,
+            )
+        return Training(outcome, usable_precision(options.precision, device), before, peak_memory())
 
     @contextmanager
     def training(self, device: str) -> Iterator[Parallel]:
@@ -264,17 +335,31 @@ def process_group(folder: Path, parallel: Parallel, device: str) -> Iterator[Non
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), "lo")
     os.environ.update(GLOO_SOCKET_IFNAME=loopback, NCCL_SOCKET_IFNAME=loopback)
     made: Any = distributed  # It exports the class, but does not say so in its types.
+    with meeting(made.FileStore(str(folder / "store"), parallel.processes), parallel, device):
+        yield
+
+
+@contextmanager
+def meeting(store: Any, parallel: Parallel, device: str) -> Iterator[None]:
+    """The default process group of torch, whose processes meet by a store of torch; see `process_group`."""
+    from torch import distributed
+
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-        store=made.FileStore(str(folder / "store"), parallel.processes),
+        store=store,
         rank=parallel.rank,
         world_size=parallel.processes,
         # Another may still load a large model, and rank 0 may store a checkpoint.
-        timeout=_PATIENCE,
+        timeout=PATIENCE,
     )
     yield
     # After an error the others may not answer any more.
     distributed.destroy_process_group()
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def threads_of(job: Job) -> int:

@@ -233,8 +233,14 @@ def run_rank(job: Job, parallel: Parallel) -> None:
     Raises:
         Cancelled: the run was asked to stop.
     """
-    material = material_of(job, parallel.rank)
-    train_share(job, _task_run(job, material, lambda: False).trainable(), material.device, parallel)
+    material, trainable = share_of(job, parallel.rank)
+    train_share(job, trainable, material.device, parallel)
+
+
+def share_of(job: Job, gpu: int) -> tuple[Material, Trainable]:
+    """What a process that only trains needs: its device, and the model and what it learns, on GPU number `gpu`."""
+    material = material_of(job, gpu)
+    return material, _task_run(job, material, lambda: False).trainable()
 
 
 def _task_run(job: Job, material: Material, should_stop: Callable[[], bool]) -> TaskRun[object]:

@@ -3,54 +3,34 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from infra.stack.layout import python_path
+from tests import ray_cluster
 from tests.integration.cleaning import test_bulk_engines
 from tests.integration.cleaning.test_bulk_engines import run
 from tests.waiting import wait_until
 
-_UNSHARE = ["unshare", "--user", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc", "--kill-child"]
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-    pytest.mark.skipif(
-        subprocess.run([*_UNSHARE, "true"], capture_output=True, check=False).returncode != 0,
-        reason="this machine lets no one make namespaces, without which strangers would reach Ray",
-    ),
-]
+pytestmark = ray_cluster.marks()
 recipe, source = test_bulk_engines.recipe, test_bulk_engines.source
-_CLUSTER = Path(__file__).with_name("ray_cluster.sh")
-_NODE = "127.0.0.2"
 
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """A folder whose name leaves room for those of Ray's sockets."""
-    folder = tempfile.mkdtemp(prefix="ray")
-    yield Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    """See `short_folder`."""
+    with ray_cluster.short_folder() as folder:
+        yield folder
 
 
 def begin(short: Path, *arguments: object) -> subprocess.Popen[str]:
-    """The command beside a cluster, in namespaces that end with it."""
-    command = [sys.executable, "-m", "gateway.cli.main", "clean", "bulk", *map(str, arguments)]
-    return subprocess.Popen(
-        [*_UNSHARE, "sh", str(_CLUSTER), sys.executable, str(short), *command, "--ray-address", "127.0.0.1:6379"],
-        env={**os.environ, "PYTHONPATH": python_path()},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """The command beside a cluster."""
+    command = (sys.executable, "-m", "gateway.cli.main", "clean", "bulk", *arguments)
+    return ray_cluster.beside_cluster(short, *command, "--ray-address", ray_cluster.ADDRESS)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -87,7 +67,9 @@ def test_a_node_that_dies_loses_nothing(
             if not list(tmp_path.glob(".out.partial/reports/*.json")):
                 return None
             children = psutil.Process(command.pid).children(recursive=True)
-            return next((each for each in children if f"--node_ip_address={_NODE}" in each.cmdline()), None)
+            return next(
+                (each for each in children if f"--node_ip_address={ray_cluster.OTHER_NODE}" in each.cmdline()), None
+            )
 
         wait_until(raylet, "a finished part", 300).kill()
         out, err = command.communicate()

@@ -14,7 +14,7 @@ import pytest
 
 from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import SigningKey
-from services.training.adapters.job import WorkerLock
+from services.training.adapters.job import Cluster, WorkerLock
 from services.training.adapters.launching import ForkServer, Launcher
 from services.training.adapters.worker_processes import WorkerProcesses
 from services.training.app.ports import WorkerView
@@ -27,7 +27,7 @@ from services.training.engine.methods.lora import Lora
 from tests.integration.training.bases import make_encoder, make_writer, write_reviews
 from tests.integration.training.jobs import assert_built_as_trained, writer_spec
 from tests.processes import has_ended
-from tests.waiting import wait_for, wait_until
+from tests.waiting import PATIENCE_S, wait_for, wait_until
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -43,32 +43,37 @@ def launcher() -> Iterator[Launcher]:
 class Here:
     """A run on this machine, without the service."""
 
-    def __init__(self, folder: Path, spec: TrainingSpec, launcher: Launcher) -> None:
+    def __init__(self, folder: Path, spec: TrainingSpec, launcher: Launcher, cluster: Cluster | None = None) -> None:
         self.folder = folder / "run"
         key = SigningKey(folder / "keys" / "signing.pem", folder / "keys" / "trusted")
         key.ensure()
         self.run = Run("runs/r", spec, "", self.folder.as_uri(), _NOW, _NOW)
+        store, cache, runs = ArtifactStore(folder.as_uri()), folder / "cache", folder / "runs"
         self.workers = WorkerProcesses(
-            ArtifactStore(folder.as_uri()), folder / "cache", folder / "runs", folder, folder, 2, key, launcher
+            store, cache, runs, folder, folder, threads=2, key=key, launcher=launcher, cluster=cluster
         )
 
     def start(self) -> None:
         self.workers.start(self.run)
 
-    def stepped(self, steps: int) -> list[psutil.Process]:
+    def stepped(self, steps: int, patience_s: float = PATIENCE_S) -> list[psutil.Process]:
         """Its processes, rank 0 first, once it has done this many steps of its training."""
 
         def far(view: WorkerView) -> bool:
             assert view.alive, view
             return view.progress is not None and view.progress.phase == "train" and view.progress.done >= steps
 
-        wait_for(lambda: self.workers.view(self.run), far, f"step {steps}, see {self.folder}/worker.log,")
+        what = f"step {steps}, see {self.folder}/worker.log,"
+        wait_for(lambda: self.workers.view(self.run), far, what, patience_s)
         first = psutil.Process(WorkerLock(self.folder).holder())
         return [first, *first.children()]
 
-    def ended(self) -> WorkerView:
+    def ended(self, patience_s: float = PATIENCE_S) -> WorkerView:
         return wait_for(
-            lambda: self.workers.view(self.run), lambda seen: not seen.alive, f"the end, see {self.folder}/worker.log,"
+            lambda: self.workers.view(self.run),
+            lambda seen: not seen.alive,
+            f"the end, see {self.folder}/worker.log,",
+            patience_s,
         )
 
     @property
@@ -76,7 +81,8 @@ class Here:
         return (self.folder / "worker.log").read_text(errors="replace")
 
 
-def _reviews(folder: Path, strategy: Strategy, steps: int) -> TrainingSpec:
+def reviews_spec(folder: Path, strategy: Strategy, steps: int) -> TrainingSpec:
+    """A run of two processes that learns which reviews are good."""
     return TrainingSpec(
         model_name="reviews",
         base_model=str(make_encoder(folder / "bert")),
@@ -99,7 +105,7 @@ def _gone(processes: list[psutil.Process]) -> None:
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_a_run_resumes_whichever_process_was_killed(tmp_path: Path, launcher: Launcher, strategy: Strategy) -> None:
-    here = Here(tmp_path, _reviews(tmp_path, strategy, steps=120), launcher)
+    here = Here(tmp_path, reviews_spec(tmp_path, strategy, steps=120), launcher)
     for victim in (1, 0):
         here.start()
         processes = here.stepped(20 if victim else 40)
@@ -124,7 +130,7 @@ def test_a_run_resumes_whichever_process_was_killed(tmp_path: Path, launcher: La
 
 
 def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_of_all_processes(tmp_path: Path, launcher: Launcher) -> None:
-    here = Here(tmp_path, _reviews(tmp_path, "ddp", steps=3000), launcher)
+    here = Here(tmp_path, reviews_spec(tmp_path, "ddp", steps=3000), launcher)
     here.start()
     processes = here.stepped(7)
     assert {each.nice() for each in processes} == {os.nice(0)}

@@ -184,6 +184,15 @@ def test_processes_share_the_batch_and_on_a_processor_the_memory() -> None:
     assert "strategy" in plan_run(two, config, Machine("cpu", one.total + 1, cores=4)).nearest
 
 
+def test_processes_share_the_memory_of_a_node_of_a_cluster_only() -> None:
+    config = _config(_model("llama"))
+    four = replace(_spec("full", batch=16), strategy="ddp", processes=4)
+    each = plan_run(four, config, Machine("cpu", 10**12, cores=4)).chosen.total
+    for memory, together, fits in ((each, 1, True), (each * 2, 2, True), (each * 2 - 1, 2, False), (each * 4, 8, True)):
+        assert plan_run(four, config, Machine("cpu", memory, cores=8, together=together)).chosen.fits is fits
+    assert plan_run(four, config, Machine("cuda", each, 8, together=8)).chosen.fits
+
+
 def test_more_processes_than_the_machine_has_devices_do_not_fit() -> None:
     config, four = _config(_model("llama")), replace(_spec("full"), strategy="ddp", processes=4)
     for machine, nearest in (

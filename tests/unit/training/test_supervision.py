@@ -129,6 +129,18 @@ class FakeMachine:
         return Machine("cpu", self.memory_bytes, cores=self.cores)
 
 
+class FakeCluster:
+    """Two nodes of two CPUs; none while it is None."""
+
+    def __init__(self) -> None:
+        self.machine: Machine | None = None
+
+    def look(self) -> Machine:
+        if self.machine is None:
+            raise UnavailableError("Ray does not answer.", reason="RAY_UNAVAILABLE")
+        return self.machine
+
+
 class FakeMeasuredDevice:
     def device(self, architecture: Architecture) -> Device:
         return replace(DEVICES["server"], name=HERE, measured=True)
@@ -151,8 +163,8 @@ class FakeArtifacts:
 
 
 class Harness:
-    def __init__(self, engine: Engine) -> None:
-        self.store = SqlRunStore(engine)
+    def __init__(self, engine: Engine, cluster: FakeCluster | None = None) -> None:
+        self.store, self.cluster = SqlRunStore(engine), cluster
         self.workers, self.registry, self.announcer = FakeWorkers(), FakeRegistry(), FakeAnnouncer()
         self.clock, self.artifacts = FakeClock(), FakeArtifacts()
         self.machine = FakeMachine()
@@ -164,6 +176,7 @@ class Harness:
             self.machine,
             self.clock,
             lambda i: f"file:///runs/{i}",
+            self.cluster,
         )
         self.advising = Advising(FakeModels(), self.store, self.machine, FakeMeasuredDevice())
         self.restart()
@@ -589,6 +602,26 @@ def test_more_processes_than_the_machine_has_cores_are_refused_with_the_most(har
         assert refused.value.violations[0].field == "spec.processes"
     harness.machine.cores = 3
     assert harness.runs.create(shared, "", "").spec.processes == 3
+
+
+def test_several_processes_are_those_of_the_cluster_where_there_is_one(engine: Engine) -> None:
+    cluster = FakeCluster()
+    harness = Harness(engine, cluster)
+    shared = replace(spec(), strategy="ddp", processes=3)
+    # One process trains here, whatever the cluster does.
+    assert harness.runs.create(spec(), "", "").state is RunState.QUEUED
+    with pytest.raises(UnavailableError, match="does not answer"):
+        harness.runs.create(shared, "", "")
+    cluster.machine = Machine("cpu", 8 * 2**30, cores=2, together=1)
+    with pytest.raises(FailedPreconditionError, match="there are CPUs for 2 on the cluster: name 2") as refused:
+        harness.runs.create(shared, "", "")
+    assert refused.value.reason == "DEVICES_MISSING"
+    cluster.machine = Machine("cpu", 8 * 2**30, cores=3, together=2)
+    assert harness.runs.create(shared, "", "").spec.processes == 3
+    assert harness.runs.plan(shared).chosen.devices == 3
+    # Nor is it asked about another machine.
+    cluster.machine = None
+    assert harness.runs.plan(shared, devices=8, device_bytes=80 * 10**9).machine.devices == 8
 
 
 def test_a_machine_that_is_too_small_for_any_batch_says_so(harness: Harness) -> None:

@@ -792,7 +792,9 @@ class TrainingSpec(_message.Message):
     strategy: Global___Strategy.ValueType
     """How the processes share the work."""
     processes: _builtins.int
-    """Processes of ddp and fsdp, on one machine; 1 when zero. Each has a GPU, or where there is none a share of the cores."""
+    """Processes of ddp and fsdp, on one machine or, where the training service has one, on its Ray cluster; 1 when zero. Each
+    has a GPU, or where there is none a share of the cores.
+    """
     @_builtins.property
     def dataset(self) -> Global___DatasetReference:
         """The snapshot."""

@@ -8,9 +8,11 @@ ip link set lo up
 export RAY_USAGE_STATS_ENABLED=0 RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
 node="--disable-usage-stats --num-cpus=1 --object-store-memory=100000000"
 ray="$python -m ray.scripts.scripts"
-# What it says of itself belongs to standard error: standard output is the command's.
-{
-    $ray start --head $node --node-ip-address=127.0.0.1 --port=6379 --include-dashboard=false --temp-dir="$folder"
-    $ray start $node --node-ip-address=127.0.0.2 --address=127.0.0.1:6379
-} >&2
+nodes() {
+    $ray start --head $node --node-ip-address=127.0.0.1 --port=6379 --include-dashboard=false --temp-dir="$folder" &&
+        $ray start $node --node-ip-address=127.0.0.2 --address=127.0.0.1:6379
+}
+# What it says of itself belongs to standard error: standard output is the command's. A node has 30 s to start, which are
+# too few on a machine that is busy for a moment.
+nodes >&2 || { $ray stop --force && nodes; } >&2 || { $ray stop --force && nodes; } >&2
 exec "$@"
