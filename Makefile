@@ -12,7 +12,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-plan bench-advise bench-augment bench-pii bench-students bench-ingest bench-cleaning stubs docs lock format clean
+.PHONY: help setup run down status check test unit contract integration e2e faults loop soak bench-engine bench-sequential bench-drift bench-cascade bench-semantic bench-serving bench-training bench-plan bench-advise bench-augment bench-pii bench-students bench-ingest bench-cleaning stubs docs lock format clean
 
 help: ## lists the targets
 	@grep -E '^[a-z0-9-]+:.*## ' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -41,8 +41,11 @@ check: setup ## drift of stubs and docs, buf, ruff, mypy strict, import-linter, 
 	$(BIN)/python infra/commits.py
 	$(BIN)/python -m infra.audit
 
+# Workers: one more than cores, for many tests wait.
+WORKERS ?= 3
+
 unit: setup ## fast tests, no other process
-	$(BIN)/pytest -n 2 -m "not slow" tests/unit
+	$(BIN)/pytest -n $(WORKERS) -m "not slow" tests/unit
 
 # What the services do with their databases, tested on SQLite among the unit tests.
 STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit/inference/test_publishing.py \
@@ -50,8 +53,7 @@ STORES := tests/unit/pipeline tests/unit/training/test_supervision.py tests/unit
 	tests/unit/gateway/test_keys.py tests/unit/cleaning/test_use_cases.py \
 	tests/unit/cleaning/test_originals.py
 
-# Workers, each with the parts of one group of tests at a time (tests/groups.py): one more than cores, for many wait.
-WORKERS ?= 3
+# Each worker has the parts of one group of tests at a time (tests/groups.py).
 SIDE_BY_SIDE := $(BIN)/pytest -n $(WORKERS) --dist loadgroup --durations 15
 
 contract: setup ## one suite on fakes and real parts
@@ -107,6 +109,11 @@ bench-semantic: setup ## how often a cache by the likeness of texts would be wro
 
 bench-serving: setup ## what the gateway adds to a call to Triton, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.serving
+
+bench-training: setup ## fine-tuning beside TRL and PEFT, methods beside each other, into docs/benchmarks.md
+	$(BIN)/python -c "from infra.stack.assets import prepare; from infra.stack.layout import Home; \
+		from services.kit.config import home_dir; prepare(Home(home_dir()), ['bbc', 'smollm2'])"
+	$(BIN)/python -m benchmarks.training
 
 bench-cleaning: setup ## one and two processes of cleaning, into docs/benchmarks.md
 	$(BIN)/python -m benchmarks.cleaning

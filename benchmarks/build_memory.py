@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from benchmarks.machine import resident_bytes
 from services.kit.engine import open_encoder
 
 
@@ -20,8 +21,7 @@ def serve(architecture: str, folder: Path, length: int, answer: int) -> int:
         from services.training.adapters.language_builds import Engine
 
         Engine(folder).answer([2 + at for at in range(length)], answer, 1)
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+    return resident_bytes("VmHWM")
 
 
 if __name__ == "__main__":

@@ -25,3 +25,9 @@ def described(packages: tuple[str, ...]) -> list[str]:
         f"- load average at the start {os.getloadavg()[0]:.1f}: where it is above 0, others computed at the same time; "
         "read the ratios",
     ]
+
+
+def resident_bytes(which: str) -> int:
+    """Of this process: `VmRSS` now, or `VmHWM`, its greatest size since `/proc/self/clear_refs` was written."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(which)).split()[1]) * 1024

@@ -51,6 +51,7 @@ def plan_memory(
     eager_attention: bool = False,
     checkpointing: bool = False,
     frozen_blocks: bool = False,
+    fused: bool = False,
 ) -> MemoryPlan:
     """The memory of one device.
 
@@ -65,6 +66,7 @@ def plan_memory(
             kernel supports the model.
         checkpointing: whether only the input of each block is kept and the rest is computed again.
         frozen_blocks: whether no weight of the blocks is trained, so that no layer keeps its input for one.
+        fused: whether norms and feed-forward layers are those of `services.training.engine.fused`.
     """
     share = devices if strategy == "fsdp" else 1
     weights = math.ceil(shape.parameters / share) * _FLOAT
@@ -75,7 +77,14 @@ def plan_memory(
     copied = shape.layers if share == 1 else 1
     copied_head = shape.vocabulary * shape.hidden * _HALF if half and trainable >= shape.parameters else 0
     activations = copied_head + _activations(
-        shape, batch, half=half, eager=eager_attention, copied=copied, checkpointing=checkpointing, frozen=frozen_blocks
+        shape,
+        batch,
+        half=half,
+        eager=eager_attention,
+        copied=copied,
+        checkpointing=checkpointing,
+        frozen=frozen_blocks,
+        fused=fused,
     )
     # fsdp gathers one block at a time.
     gathered = math.ceil(shape.linear_weights / max(1, shape.layers)) * _FLOAT if share > 1 else 0
@@ -91,13 +100,14 @@ def plan_memory(
 
 
 def _activations(
-    shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool, frozen: bool
+    shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool, frozen: bool, fused: bool
 ) -> int:
     """Bytes that the forward pass keeps for the backward pass."""
     tokens, narrow = batch.examples * batch.tokens, _HALF if half else _FLOAT
-    per_token = (
-        _of_encoder(shape, batch, narrow, eager) if shape.encoder else _of_decoder(shape, batch, half, eager, frozen)
-    )
+    if shape.encoder:
+        per_token = _of_encoder(shape, batch, narrow, eager)
+    else:
+        per_token = _of_decoder(shape, batch, half, eager, frozen, fused)
     block = tokens * per_token
     blocks = shape.layers * tokens * shape.hidden * _FLOAT + block if checkpointing else shape.layers * block
     if shape.encoder:
@@ -111,7 +121,7 @@ def _activations(
     return blocks + copies + logits
 
 
-def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: bool) -> int:
+def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: bool, fused: bool) -> int:
     """Bytes of a token in a block of Llama's kind."""
     narrow = _HALF if half else _FLOAT
     # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
@@ -126,6 +136,10 @@ def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: boo
         norms = 2 * shape.hidden * _FLOAT
         attention = (2 * shape.queries + 2 * shape.key_width) * narrow
         feed_forward = 3 * shape.feed_forward * narrow
+    if fused:
+        # Normalised values and the activation of the gate are computed again.
+        feed_forward -= shape.feed_forward * narrow
+        norms -= 0 if frozen else 2 * shape.hidden * _FLOAT
     return norms + attention + feed_forward + scores
 
 

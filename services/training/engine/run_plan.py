@@ -142,6 +142,7 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
         devices=devices,
         eager_attention=batch.tokens <= SHORT if on_processor else not half,
         frozen_blocks=method.frozen_blocks,
+        fused=on_processor and not half and strategy != "fsdp",
     )
     if method.copied_embeddings:
         # Tied embeddings are parted; each pass makes a copy of them with the learnt rows.
