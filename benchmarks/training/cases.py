@@ -49,7 +49,7 @@ MIXED = replace(TASK, max_input_tokens=480)
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a process is told."""
+    """What a process gets."""
 
     case: str
     base: str
