@@ -9,6 +9,9 @@ from services.ingest.app.source_ports import SourceStore
 from services.ingest.domain.record import RawRecord
 from services.kit.errors import FieldViolation, PermissionDeniedError
 
+# Sources whose tenant is kept in memory: few are pushed to, but a key may make up names without end.
+_REMEMBERED = 10_000
+
 
 class SourceTenants:
     """Checks pushes by keys that have a tenant. Thread-safe.
@@ -19,7 +22,7 @@ class SourceTenants:
 
     def __init__(self, store: SourceStore, policies: Policies) -> None:
         self._store, self._policies = store, policies
-        # A first tenant stays the first, so what was read once holds for good. Few sources are pushed to.
+        # A first tenant stays the first, so what was read once holds for good.
         self._first: dict[str, str] = {}
 
     def check(self, records: Sequence[RawRecord], tenant: str) -> None:
@@ -31,12 +34,19 @@ class SourceTenants:
         """
         if not tenant:
             return
-        named = {source: self._policies.tenant_of(source) for source in {record.source for record in records}}
-        for source in sorted(source for source, owner in named.items() if not owner and source not in self._first):
-            self._first[source] = self._store.first_tenant(source, tenant)
+        owners = {source: self._owner(source, tenant) for source in sorted({record.source for record in records})}
         for number, record in enumerate(records):
-            if (named[record.source] or self._first[record.source]) != tenant:
+            if owners[record.source] != tenant:
                 raise _refused(f"records[{number}].source", record.source)
+
+    def _owner(self, source: str, tenant: str) -> str:
+        owner = self._policies.tenant_of(source) or self._first.get(source, "")
+        if not owner:
+            owner = self._store.first_tenant(source, tenant)
+            if len(self._first) >= _REMEMBERED:
+                self._first.clear()
+            self._first[source] = owner
+        return owner
 
 
 def _refused(field: str, source: str) -> PermissionDeniedError:
