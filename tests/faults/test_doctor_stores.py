@@ -17,8 +17,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
-from infra.stack.doctor import databases, stored
-from infra.stack.doctor.findings import Check, Finding, Level, examine
+from infra.stack.doctor.findings import Level
 from infra.stack.doctor.stores import Stores
 from infra.stack.layout import Layout
 from infra.stack.process import start_ticks
@@ -32,6 +31,7 @@ from services.kit.storage.artifacts import ArtifactStore, digest_folder
 from services.kit.storage.database import open_database
 from services.kit.storage.signing import SigningKey
 from tests.conftest import migrations
+from tests.faults.test_doctor import look, one
 from tests.postgresql import PostgreSQL
 from tests.s3 import new_bucket, serving_s3
 
@@ -71,18 +71,6 @@ def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     url = f"{new_bucket(s3_server, monkeypatch)}/mesh"
     monkeypatch.setenv("TIDEMILL_ARTIFACTS_URL", url)
     return url
-
-
-def look(layout: Layout, name: str, *, repair: bool = False) -> list[Finding]:
-    every: list[Check] = [*databases.checks(layout), *stored.checks(layout)]
-    return examine([check for check in every if check.name == name], repair=repair)
-
-
-def one(layout: Layout, name: str, *, repair: bool = False) -> Finding:
-    found = look(layout, name, repair=repair)
-    assert len(found) == 1, found
-    assert found[0].remedy, "a finding says what to do"
-    return found[0]
 
 
 def start(url: str, *services: str) -> None:

@@ -56,7 +56,6 @@ def server_findings(stores: Stores, running: bool) -> Iterator[Finding]:
 
 
 def _server_itself(connection: Connection, name: str) -> Iterator[Finding]:
-
     if connection.execute(text("SHOW transaction_read_only")).scalar_one() == "on":
         standby = connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one()
         yield Finding(
@@ -133,7 +132,6 @@ def engine_soon(url: str) -> Engine:
 
 
 def _reindex_on_server(engine: Engine, index: str) -> None:
-
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"REINDEX INDEX {index}")

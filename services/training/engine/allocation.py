@@ -44,7 +44,7 @@ class Allocation:
 
     def after_step(self) -> None:
         """Looks at the memory, and chooses for the next step."""
-        needed = self._room * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        needed = self._room * peak_memory()
         free = self._free()
         if not self._heap and free >= needed:
             self._heap = _set(_MAPPED_AT_MOST_FROM, _KEPT)
@@ -53,6 +53,11 @@ class Allocation:
             self._heap = False
             _set(_MAPPED_FROM, 0)
             _library().malloc_trim(0)
+
+
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def free_memory() -> int:

@@ -105,8 +105,7 @@ def train(
 
     A run resumed from a checkpoint ends with the same weights as one that was never interrupted. Where several
     processes share the training, all call this with the same arguments; only rank 0 has the result in `model`, and only
-    its `on_step` and `on_checkpoint` are called. `allocation` says how memory is asked for on a
-    processor.
+    its `on_step` and `on_checkpoint` are called. `allocation` says how memory is asked for on a processor.
 
     Raises:
         Cancelled: `should_stop` returned True, in any of them; `on_checkpoint` got a checkpoint of that step before.

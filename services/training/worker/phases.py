@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -30,11 +31,11 @@ from services.training.adapters.snapshots import by_weight, check_files, read_co
 from services.training.domain.report import Report, loss_curve
 from services.training.domain.training_spec import Precision
 from services.training.engine.attention import SHORT, plain_attention
-from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, train, usable_precision
+from services.training.engine.loop import Cancelled, Checkpoint, StepProgress, usable_precision
 from services.training.engine.parallel import Parallel
 from services.training.engine.record_shares import validation_split
 from services.training.engine.tasks import Objective
-from services.training.worker.ranks import Ranks, Training, peak_memory
+from services.training.worker.ranks import Ranks, Training, trained
 
 if TYPE_CHECKING:
     import torch
@@ -179,21 +180,19 @@ def train_share(
         Cancelled: the run was asked to stop.
     """
     resume = _begun(job, trainable.model, trainable.objective, device)
-    options, before = job.spec.optimization, peak_memory()
     if not parallel.rank:
         _warn_of_precision(job, device)
-    outcome = train(
+    return trained(
+        job,
         trainable.model,
         trainable.objective,
-        options,
+        nullcontext(parallel),
         device=device,
-        parallel=parallel,
         resume=resume,
         on_step=on_step,
         on_checkpoint=on_checkpoint,
         should_stop=should_stop,
     )
-    return Training(outcome, usable_precision(options.precision, device), before, peak_memory())
 
 
 def checked_snapshot(job: Job) -> Path:

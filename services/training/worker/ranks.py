@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
 import select
 import shutil
 import signal
@@ -29,7 +28,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -46,6 +45,7 @@ from services.training.adapters.job import (
     write_json,
 )
 from services.training.domain.training_spec import Precision
+from services.training.engine.allocation import peak_memory
 from services.training.engine.loop import Cancelled, Checkpoint, Outcome, StepProgress, train, usable_precision
 from services.training.engine.parallel import Parallel
 from services.training.engine.tasks import Objective
@@ -167,20 +167,17 @@ class Ranks:
                 on_checkpoint=on_checkpoint,
                 should_stop=should_stop,
             )
-        options, before = self._job.spec.optimization, peak_memory()
-        with self.training(device.type) as parallel:
-            outcome = train(
-                model,
-                objective,
-                options,
-                device=device,
-                parallel=parallel,
-                resume=resume,
-                on_step=on_step,
-                on_checkpoint=on_checkpoint,
-                should_stop=should_stop,
-            )
-        return Training(outcome, usable_precision(options.precision, device), before, peak_memory())
+        return trained(
+            self._job,
+            model,
+            objective,
+            self.training(device.type),
+            device=device,
+            resume=resume,
+            on_step=on_step,
+            on_checkpoint=on_checkpoint,
+            should_stop=should_stop,
+        )
 
     @contextmanager
     def training(self, device: str) -> Iterator[Parallel]:
@@ -357,9 +354,33 @@ def meeting(store: Any, parallel: Parallel, device: str) -> Iterator[None]:
     distributed.destroy_process_group()
 
 
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def trained(
+    job: Job,
+    model: nn.Module,
+    objective: Objective,
+    together: AbstractContextManager[Parallel],
+    *,
+    device: torch.device,
+    resume: Checkpoint | None,
+    on_step: Callable[[StepProgress], None],
+    on_checkpoint: Callable[[Checkpoint], None],
+    should_stop: Callable[[], bool],
+) -> Training:
+    """Trains as one of the processes, and measures its memory; the others are there within `together`."""
+    options, before = job.spec.optimization, peak_memory()
+    with together as parallel:
+        outcome = train(
+            model,
+            objective,
+            options,
+            device=device,
+            parallel=parallel,
+            resume=resume,
+            on_step=on_step,
+            on_checkpoint=on_checkpoint,
+            should_stop=should_stop,
+        )
+    return Training(outcome, usable_precision(options.precision, device), before, peak_memory())
 
 
 def threads_of(job: Job) -> int:

@@ -13,6 +13,7 @@ import pytest
 from services.training.adapters.job import EXIT_AT_WORK, WorkerLock
 from services.training.adapters.launching import Child, ForkServer
 from tests.freezing import frozen
+from tests.processes import has_ended
 from tests.waiting import wait_for
 
 _WAITS = "import time; print('at work', flush=True); time.sleep(600)"
@@ -42,14 +43,6 @@ def _code(child: Child) -> int:
 
 def _holder(folder: Path) -> int:
     return wait_for(WorkerLock(folder).holder, bool, "the process at work") or 0
-
-
-def _gone(pid: int) -> bool:
-    """Whether the process has ended; a zombie has, too."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return True
 
 
 def test_jobs_end_with_their_codes_and_write_to_their_own_logs(
@@ -104,7 +97,7 @@ def test_a_server_that_died_while_nothing_ran_is_replaced(launch: Callable[..., 
     first = server.pid
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    wait_for(lambda: _gone(first), bool, "the end of the server")
+    wait_for(lambda: has_ended(first), bool, "the end of the server")
     assert _code(launch("b", "print()")) == 3
     assert server.pid != first
 
@@ -119,7 +112,7 @@ def test_the_server_ends_with_its_service_and_when_idle(tmp_path: Path) -> None:
         assert _code(child) == 3
         if closed:
             server.close()
-        wait_for(partial(_gone, pid), bool, "the end of the server")
+        wait_for(partial(has_ended, pid), bool, "the end of the server")
         server.close()
 
 
@@ -132,5 +125,5 @@ def test_a_job_that_was_not_started_when_the_service_ended_is_not_started(
     with frozen(pid):
         launch("b", "print()")
         server.close()
-    wait_for(lambda: _gone(pid), bool, "the end of the server")
+    wait_for(lambda: has_ended(pid), bool, "the end of the server")
     assert not (tmp_path / "b" / "log").exists()
