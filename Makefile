@@ -72,13 +72,15 @@ MINUTES ?= 1
 LOAD_SECONDS ?= 300
 
 faults: setup ## fault injection: attacks, kills, full disks, load; an hour
-	$(BIN)/pytest -n 2 -m "faults or slow or hypothesis" --hypothesis-profile thorough tests/unit
-	$(BIN)/pytest -n 2 -m slow --database postgresql $(STORES)
-	$(SIDE_BY_SIDE) -m "faults or slow" tests/contract tests/integration tests/e2e/test_faults.py
+	@status=0; set -x; \
+	$(BIN)/pytest -n 2 -m "faults or slow or hypothesis" --hypothesis-profile thorough tests/unit || status=1; \
+	$(BIN)/pytest -n 2 -m slow --database postgresql $(STORES) || status=1; \
+	$(SIDE_BY_SIDE) -m "faults or slow" tests/contract tests/integration tests/e2e/test_faults.py || status=1; \
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
-		$(BIN)/pytest --hypothesis-profile thorough tests/faults
+		$(BIN)/pytest --hypothesis-profile thorough tests/faults || status=1; \
+	exit $$status
 
-loop: setup ## a product whose users teach its model, on a mesh of its own; a quarter of an hour
+loop: setup ## a product whose users teach its model, on a mesh of its own; half an hour
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation ./clients/python
 	$(BIN)/python -m examples.product
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -290,6 +291,9 @@ def caller(inference: InferenceProcess, builds: Builds) -> str:
 
 
 @pytest.fixture
-def model() -> str:
-    """A name that no other test uses."""
-    return f"test-{new_id()[-12:]}"
+def model(inference: InferenceProcess) -> Iterator[str]:
+    """A name that no other test uses; what was published under it is unpublished, so that Triton holds few models."""
+    name = f"test-{new_id()[-12:]}"
+    yield name
+    with contextlib.suppress(grpc.RpcError):
+        inference.control.UnpublishModel(pb.UnpublishModelRequest(model=f"models/{name}"), timeout=60)

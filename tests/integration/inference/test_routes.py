@@ -16,6 +16,7 @@ from tidemill.inference.v1 import inference_service_pb2 as pb
 from tidemill.inference.v1 import model_pb2, route_pb2
 
 from infra.stack.state import StackState
+from services.kit.ids import new_id
 from tests.integration.inference.conftest import Builds, InferenceProcess
 from tests.integration.inference.test_service import events_of, reason_of
 from tests.waiting import wait_until
@@ -165,6 +166,15 @@ def test_both_versions_of_a_writer_are_asked_over_the_openai_door(
     assert {(piece.model_version, piece.role) for piece in pieces} == {(f"models/{model}/versions/1", "serving")}
 
 
+@pytest.fixture(scope="module")
+def unchanged(inference: InferenceProcess, builds: Builds) -> str:
+    """A model with two versions whose route no test changes."""
+    name = f"test-{new_id()[-12:]}"
+    inference.publish(name, builds.positive)
+    inference.publish(name, builds.turned)
+    return name
+
+
 @pytest.mark.parametrize(
     ("entries", "aliases", "field"),
     [
@@ -182,20 +192,17 @@ def test_both_versions_of_a_writer_are_asked_over_the_openai_door(
 )
 def test_an_invalid_route_is_refused_with_its_field(
     inference: InferenceProcess,
-    builds: Builds,
-    model: str,
+    unchanged: str,
     entries: list[tuple[int, Any, int]],
     aliases: dict[str, int],
     field: str,
 ) -> None:
-    inference.publish(model, builds.positive)
-    inference.publish(model, builds.turned)
-    before = route_of(inference, model)
+    before = route_of(inference, unchanged)
     with pytest.raises(grpc.RpcError) as caught:
-        set_route(inference, model, *entries, aliases=aliases)
+        set_route(inference, unchanged, *entries, aliases=aliases)
     assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
     assert field in fields_of(caught.value)
-    assert route_of(inference, model) == before
+    assert route_of(inference, unchanged) == before
 
 
 def fields_of(error: Any) -> list[str]:

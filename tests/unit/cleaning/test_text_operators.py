@@ -31,7 +31,7 @@ def cleaned(name: str, text: str, **params: Any) -> str:
 # What the fast path takes for harmless, and its neighbours that it must not.
 TRICKY = (
     "aZ9 \t\n\r\x00\x0c\x1b[0m&<>;#~\x7f\x80\x85\xa0\xad"
-    "£€¥éÃâ€™œ™“”‘’«»–—…、。！，＆＜；＃＇＂　ｱｶﾞがハ゛゙中國体㐀ﬁ½×²°Ω\u0301\u200b\u2028\ufeff\ufffd😀"
+    "£€¥éÃâ€™œ™“”‘’«»–—…、。！，＆＜；＃＇＂　ｱｶﾞがハ゛゙｟｠￠￩中國体㐀ﬁ½×²°Ω\u0301\u200b\u2028\ufeff\ufffd😀"
 )
 
 

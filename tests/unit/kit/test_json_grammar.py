@@ -14,7 +14,8 @@ from services.kit.json_grammar import MAX_SCHEMA_BYTES, SchemaError, call_gramma
 
 
 def _grammar(schema: Any) -> dict[str, str]:
-    lines = grammar_of(json.dumps(schema)).splitlines()
+    # A value may hold other ends of lines, such as U+0085.
+    lines = grammar_of(json.dumps(schema)).removesuffix("\n").split("\n")
     return dict(line.split(" ::= ", 1) for line in lines)
 
 

@@ -54,7 +54,11 @@ _LETTERS: Final = {
     for first, last in ((0xFF10, 0xFF19), (0xFF21, 0xFF3A), (0xFF41, 0xFF5A))
     for code in range(first, last + 1)
 } | {0x3000: " "}
-_SIGNS: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_SIGNS: Final = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | {
+    0x3000: " ",
+    0xFF5F: "\u2985",
+    0xFF60: "\u2986",
+}
 _HALF: Final = re.compile("[\uff61-\uffee]")
 
 # Bits of a code point; a text has the bits of all its code points.
@@ -80,7 +84,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
     `&lt;b&gt;` would be a tag there.
     """
 
-    version = 3
+    version = 4
     params_type = FixUnicodeParams
 
     def __init__(self, params: FixUnicodeParams) -> None:
@@ -137,7 +141,7 @@ class FixUnicode(TextMap[FixUnicodeParams]):
                 text = unicodedata.normalize(self.params.normalization, halves)
             # Wide punctuation is Chinese, whatever is around it, unless the letters are wide, too.
             if width == "all" or (not cjk and _WIDE_LETTER.search(text)):
-                text = text.translate(_SIGNS | {0x3000: " "})
+                text = text.translate(_SIGNS)
             else:
                 text = _WIDE_SIGN.sub(lambda match: chr(ord(match.group()) - 0xFEE0), text).translate(_LETTERS)
         if self.params.straighten_quotes:
