@@ -20,6 +20,8 @@ from tests.groups import GroupScheduling, arrange
 from tests.postgresql import PostgreSQL, running_postgresql
 
 register_profiles()
+# Else trainings get only what all other tests leave, which beside other work is next to nothing.
+os.environ.setdefault("TIDEMILL_TRAINING_NICENESS", "0")
 
 ROOT = Path(__file__).parents[1]
 

@@ -40,7 +40,7 @@ def _when(stub: PipelineServiceStub, mesh: Mesh, name: str, reached: Callable[[C
         assert cycle is None or reached(cycle) or cycle.state != Cycle.STATE_RUNNING, cycle
         return cycle
 
-    cycle = wait_until(look, "the cycle", 400)
+    cycle = wait_until(look, "the cycle", 1200)
     assert reached(cycle), cycle
     return cycle
 
