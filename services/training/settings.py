@@ -42,8 +42,8 @@ class TrainingSettings(ServiceSettings):
     )
     training_ray_address: str = Field(
         "",
-        description="host:port of the head of a Ray cluster, on which trainings by ddp and fsdp have their processes; "
-        "they have them on this machine when empty",
+        description="host:port of the head of a Ray cluster, on which trainings by ddp, fsdp and tp have their"
+        " processes; they have them on this machine when empty",
     )
     training_ray_cpus: int = Field(
         1, ge=1, description="CPUs of the cluster that each of these processes takes, beside a GPU if it has some"

@@ -193,11 +193,14 @@ def _described(name: str, folder: Path, digest: str) -> BaseModel:
     return BaseModel(name, digest, architecture, limit, str(config.get("model_type", "")), *_sizes(config))
 
 
-def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int, int]:
-    """Layers, heads of a layer, tokens, and width; zero where a configuration does not say it as BERT's does."""
-    names = ("num_hidden_layers", "num_attention_heads", "vocab_size", "hidden_size")
-    layers, heads, vocabulary, width = (int(config.get(name) or 0) for name in names)
-    return layers, heads, vocabulary, width
+def _sizes(config: Mapping[str, Any]) -> tuple[int, int, int, int, int, int]:
+    """Layers, heads of a layer, tokens, width, heads of keys, and width of feed-forward layers.
+
+    Zero where a configuration does not say it as BERT's does.
+    """
+    names = ("num_hidden_layers", "num_attention_heads", "vocab_size", "hidden_size", "intermediate_size")
+    layers, heads, vocabulary, width, feed_forward = (int(config.get(name) or 0) for name in names)
+    return layers, heads, vocabulary, width, int(config.get("num_key_value_heads") or heads), feed_forward
 
 
 def _config_of(name: str, folder: Path) -> Mapping[str, Any]:

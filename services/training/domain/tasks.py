@@ -66,6 +66,7 @@ class GenerationTask:
 
     ARCHITECTURE: ClassVar[Architecture] = "causal"
     VARIANTS: ClassVar[tuple[VariantName, ...]] = VARIANTS
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single", "ddp", "fsdp", "tp")
 
     prompt_template: str
     target_field: str

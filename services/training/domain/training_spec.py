@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
-from services.training.domain.strategies import STRATEGIES, Strategy
+from services.training.domain.strategies import OVER_EXAMPLES, SPLIT_FAMILIES, Strategy
 from services.training.domain.students import Distillation, Student, misfits, violations
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 from services.training.domain.trials import Trial
@@ -93,6 +93,9 @@ class BaseModel:
     heads: int = 0
     vocabulary: int = 0
     width: int = 0
+    key_heads: int = 0
+    """Heads of keys and values, of which some families have fewer."""
+    feed_forward: int = 0
 
 
 _IS: Mapping[Architecture | None, str] = {
@@ -160,13 +163,13 @@ class TrainingSpec:
         """Why the processes cannot share the work."""
         strategy, processes = self.strategy, self.processes
         if strategy == "single":
-            wrong = "single has one process; name strategy ddp or fsdp for more"
+            wrong = "single has one process; name strategy ddp, fsdp or tp for more"
             return [FieldViolation("spec.processes", wrong)] if processes != 1 else []
         found: list[FieldViolation] = []
         if processes < 2:
             wrong = f"{strategy} needs 2 or more processes; for one, leave strategy out"
             found.append(FieldViolation("spec.processes", wrong))
-        if self.optimization.batch_size < processes:
+        if strategy in OVER_EXAMPLES and self.optimization.batch_size < processes:
             wrong = (
                 f"each of the {processes} processes needs an example of a batch; name {processes} or more, or fewer "
                 "processes"
@@ -176,12 +179,12 @@ class TrainingSpec:
         if strategy not in able:
             wrong = f"{self.method.kind} does not work with {strategy}; choose from {', '.join(able)}"
             found.append(FieldViolation("spec.strategy", wrong))
-        shared: tuple[Strategy, ...] = getattr(self.task, "STRATEGIES", STRATEGIES)
+        shared: tuple[Strategy, ...] = getattr(self.task, "STRATEGIES", OVER_EXAMPLES)
         if strategy not in shared:
             wrong = f"{self.task.kind} does not work with {strategy}; choose from {', '.join(shared)}"
             found.append(FieldViolation("spec.strategy", wrong))
-        if strategy == "fsdp" and self.optimization.precision == "fp16":
-            wrong = "fp16 does not work with fsdp; choose bf16 or fp32, or strategy ddp"
+        if strategy in ("fsdp", "tp") and self.optimization.precision == "fp16":
+            wrong = f"fp16 does not work with {strategy}; choose bf16 or fp32, or strategy ddp"
             found.append(FieldViolation("spec.optimization.precision", wrong))
         return found
 
@@ -202,7 +205,7 @@ class TrainingSpec:
 
         Raises:
             InvalidArgumentError: the model cannot learn the task, or not from texts of that length, or has less than a
-                student is to keep.
+                student is to keep, or its layers cannot be split among the processes.
         """
         task, found = self.task, []
         if base.architecture != task.ARCHITECTURE:
@@ -216,11 +219,33 @@ class TrainingSpec:
             found.append(FieldViolation(f"spec.{task.kind}.max_input_tokens", message))
         else:
             found += misfits(self.students, base)
+            found += self._unsplittable(base)
             wide = [each for each in getattr(task, "dimensions", ()) if 0 < base.width <= each]
             if wide:
                 message = f"{wide[0]} is not below {base.width}, the width of {base.name}"
                 found.append(FieldViolation(f"spec.{task.kind}.dimensions", message))
         _refuse(found)
+
+    def _unsplittable(self, base: BaseModel) -> list[FieldViolation]:
+        """Why tensor parallel processes cannot split the layers of the base model."""
+        if self.strategy != "tp":
+            return []
+        if base.family not in SPLIT_FAMILIES:
+            families = ", ".join(sorted(SPLIT_FAMILIES))
+            wrong = (
+                f"tp cannot split {base.name}, a model of {base.family or 'an unknown family'}; it splits {families}"
+            )
+            return [FieldViolation("spec.strategy", wrong)]
+        parts = (
+            (base.heads, "attention heads"),
+            (base.key_heads, "heads of keys and values"),
+            (base.feed_forward, "units of its feed-forward layers"),
+        )
+        for count, what in parts:
+            if count % self.processes:
+                wrong = f"{base.name} has {count} {what}, which {self.processes} processes cannot share equally"
+                return [FieldViolation("spec.processes", wrong)]
+        return []
 
     def digest(self, base_digest: str) -> str:
         """Identifies the run's outcome: a run with an equal digest need not be repeated.

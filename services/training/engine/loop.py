@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from services.training.domain.strategies import WHOLE_LAYERS
 from services.training.domain.training_spec import Optimization, Precision
 from services.training.engine.allocation import Allocation
 from services.training.engine.batches import batch_order
@@ -118,11 +119,14 @@ def train(
     total = options.total_steps(len(objective.lengths))
     accumulate = max(1, options.gradient_accumulation)
     trainee = parallel.trainee(model, objective, device)
-    # Dropout must differ among the processes.
-    torch.manual_seed(options.seed + parallel.rank)
+    torch.manual_seed(options.seed + parallel.seed_offset)
     named = trainee.named
+    kinds = _by_kind([weight for _, weight in named])
     optimizer = torch.optim.AdamW(
-        [p for _, p in named], lr=options.learning_rate, weight_decay=options.weight_decay, foreach=True
+        [{"params": weights} for weights in kinds],
+        lr=options.learning_rate,
+        weight_decay=options.weight_decay,
+        foreach=True,
     )
     # 1) Restore weights, optimizer and random state, so that a resumed run repeats no step.
     start, losses = 0, []
@@ -154,7 +158,9 @@ def train(
     # 3) On a processor, layers in fewer passes over memory, and memory for speed where there is room.
     on_processor = device.type == "cpu"
     allocation = allocation or Allocation()
-    layers: Any = FusedLayers(model) if on_processor and half is None and parallel.strategy != "fsdp" else nullcontext()
+    layers: Any = (
+        FusedLayers(model) if on_processor and half is None and parallel.strategy in WHOLE_LAYERS else nullcontext()
+    )
     # 4) One optimizer step: `accumulate` batches, clip, update, report, and a checkpoint when one is due.
     model.train()
     began, tokens_all = time.perf_counter(), 0
@@ -178,7 +184,7 @@ def train(
         if not math.isfinite(loss_sum):
             raise FloatingPointError(f"the loss is {loss_sum} at step {step + 1}; lower optimization.learning_rate")
         scaler.unscale_(optimizer)
-        torch.nn.utils.clip_grad_norm_([p for _, p in named], _CLIP)
+        _clip(kinds)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -202,6 +208,31 @@ def train(
     trainee.finish()
     model.eval()
     return Outcome(losses, tokens_all, time.perf_counter() - began)
+
+
+def _by_kind(weights: Sequence[Any]) -> list[list[Any]]:
+    """Whole weights, and those of which processes have parts: torch computes no list that mixes them."""
+    kinds: dict[type, list[Any]] = {}
+    for weight in weights:
+        kinds.setdefault(type(weight.data), []).append(weight)
+    return list(kinds.values())
+
+
+def _clip(kinds: Sequence[Sequence[Any]]) -> None:
+    """Scales all gradients so that their norm, over all kinds of weights, is at most `_CLIP`."""
+    import torch
+
+    if len(kinds) == 1:
+        torch.nn.utils.clip_grad_norm_(kinds[0], _CLIP)
+        return
+    norms: list[Any] = [
+        torch.nn.utils.get_total_norm([weight.grad for weight in weights if weight.grad is not None])
+        for weights in kinds
+    ]
+    whole = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
+    total = torch.linalg.vector_norm(torch.stack(whole))
+    for weights in kinds:
+        torch.nn.utils.clip_grads_with_norm_(weights, _CLIP, total)
 
 
 def accelerator_state(device: torch.device, scaler: Any) -> dict[str, Tensor]:

@@ -60,7 +60,8 @@ def plan_memory(
         batch: one device's batch.
         trainable: number of trained weights; all of them for full fine-tuning.
         half: whether linear layers compute in 16 bits; weights stay in 32.
-        strategy: ddp keeps a whole copy on each device, fsdp a share of weights, gradients and moments.
+        strategy: ddp keeps a whole copy on each device, fsdp a share of weights, gradients and moments, tp the same of
+            the layers, and of what they keep.
         devices: number of devices.
         eager_attention: whether the whole score matrix is kept, as for short texts on a CPU, and in fp32 if no fused
             kernel supports the model.
@@ -69,9 +70,13 @@ def plan_memory(
         fused: whether norms and feed-forward layers are those of `services.training.engine.fused`.
     """
     share = devices if strategy == "fsdp" else 1
-    weights = math.ceil(shape.parameters / share) * _FLOAT
+    split = devices if strategy == "tp" else 1
+    # tp has everything outside of the layers whole on each device; so it has adapters' narrow sides, which are small.
+    parted = shape.linear_weights / split
+    weights = math.ceil((shape.parameters - shape.linear_weights + parted) / share) * _FLOAT
     extra = max(0, trainable - shape.parameters) * _FLOAT
-    moved = math.ceil(trainable / share) * _FLOAT
+    learnt = trainable - (shape.linear_weights - parted if trainable >= shape.parameters else 0)
+    moved = math.ceil(learnt / share) * _FLOAT
     optimizer = _MOMENTS * moved
     # fsdp has 16-bit copies of one block at a time only.
     copied = shape.layers if share == 1 else 1
@@ -85,6 +90,7 @@ def plan_memory(
         checkpointing=checkpointing,
         frozen=frozen_blocks,
         fused=fused,
+        split=split,
     )
     # fsdp gathers one block at a time.
     gathered = math.ceil(shape.linear_weights / max(1, shape.layers)) * _FLOAT if share > 1 else 0
@@ -100,28 +106,37 @@ def plan_memory(
 
 
 def _activations(
-    shape: Shape, batch: Batch, *, half: bool, eager: bool, copied: int, checkpointing: bool, frozen: bool, fused: bool
+    shape: Shape,
+    batch: Batch,
+    *,
+    half: bool,
+    eager: bool,
+    copied: int,
+    checkpointing: bool,
+    frozen: bool,
+    fused: bool,
+    split: int,
 ) -> int:
     """Bytes that the forward pass keeps for the backward pass."""
     tokens, narrow = batch.examples * batch.tokens, _HALF if half else _FLOAT
     if shape.encoder:
         per_token = _of_encoder(shape, batch, narrow, eager)
     else:
-        per_token = _of_decoder(shape, batch, half, eager, frozen, fused)
+        per_token = _of_decoder(shape, batch, half, eager, frozen, fused, split)
     block = tokens * per_token
     blocks = shape.layers * tokens * shape.hidden * _FLOAT + block if checkpointing else shape.layers * block
     if shape.encoder:
         # Sum of the embeddings, their norm, and its noise.
         blocks += tokens * shape.hidden * 3 * _FLOAT
     # 16-bit copies of the weights exist for the duration of the pass.
-    copies = shape.linear_weights // shape.layers * copied * _HALF if half else 0
+    copies = shape.linear_weights // split // shape.layers * copied * _HALF if half else 0
     # Logits of the learnt positions: as computed, in 32 bits, as log-probabilities, and their gradient.
     targets = 0 if shape.encoder else batch.examples * batch.targets
     logits = targets * shape.vocabulary * (3 * _FLOAT + (narrow if half else 0))
     return blocks + copies + logits
 
 
-def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: bool, fused: bool) -> int:
+def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: bool, fused: bool, split: int) -> int:
     """Bytes of a token in a block of Llama's kind."""
     narrow = _HALF if half else _FLOAT
     # Two norms, in 32 bits: input, normalised values, result; in mixed precision the result is also kept in 16.
@@ -140,7 +155,8 @@ def _of_decoder(shape: Shape, batch: Batch, half: bool, eager: bool, frozen: boo
         # Normalised values and the activation of the gate are computed again.
         feed_forward -= shape.feed_forward * narrow
         norms -= 0 if frozen else 2 * shape.hidden * _FLOAT
-    return norms + attention + feed_forward + scores
+    # Norms are whole on each device, heads and units are not.
+    return norms + (attention + feed_forward + scores) // split
 
 
 def _of_encoder(shape: Shape, batch: Batch, narrow: int, eager: bool) -> int:

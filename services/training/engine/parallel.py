@@ -1,8 +1,9 @@
 """How the processes of a training share a step; the training loop knows nothing else about strategies.
 
-Each process computes the loss of its share of every batch. Shares are weighted by their number of targets, so that the
-sum of their gradients is that of the step in one process: the mean over all of its targets, not a mean of means. The
-processes are those of torch's default process group, which exists already (services.training.worker.ranks).
+With ddp and fsdp each process computes the loss of its share of every batch. Shares are weighted by their number of
+targets, so that the sum of their gradients is that of the step in one process: the mean over all of its targets, not a
+mean of means. With tp each computes its part of every layer for the whole batch. The processes are those of torch's
+default process group, which exists already (services.training.worker.ranks).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Trainee(Protocol):
         ...
 
     def loss(self, indices: Sequence[int], targets: int) -> tuple[Tensor, int]:
-        """The loss of this process's share of a batch, weighted for its backward pass, and the tokens that it read.
+        """The loss of this process's part of a batch, weighted for its backward pass, and the tokens that it read.
 
         Args:
             indices: the examples of the batch.
@@ -79,8 +80,13 @@ class Parallel:
         """The model as this process trains it."""
         if self.strategy == "single":
             return _Single(model, objective, device)
-        kinds: dict[str, type[_Shared]] = {"ddp": _Ddp, "fsdp": _Fsdp}
+        kinds: dict[str, type[_Shared]] = {"ddp": _Ddp, "fsdp": _Fsdp, "tp": _Tp}
         return kinds[self.strategy](self, model, objective, device)
+
+    @property
+    def seed_offset(self) -> int:
+        """What is added to a seed: processes with examples of their own drop out others, those of tp must not."""
+        return 0 if self.strategy == "tp" else self.rank
 
     def share(self, indices: Sequence[int]) -> list[int]:
         """The process's own examples of a batch: every n-th one, for neighbours in a batch have similar lengths."""
@@ -197,17 +203,17 @@ class _Ddp(_Shared):
         return waiting
 
 
-class _Fsdp(_Shared):
-    """torch's FSDP2 over a copy of the modules, which shares the weights.
+class _Sharded(_Shared):
+    """What fsdp and tp have in common: the weights are shared out in a copy of the modules.
 
-    The given model is empty while its weights are sharded, and is filled again by `finish`, without any trace of FSDP.
+    Those of the given model are empty meanwhile, and filled again by `finish`, without any trace of the shares.
     """
 
     def __init__(self, parallel: Parallel, model: nn.Module, objective: Objective, device: torch.device) -> None:
         import torch
         from torch import distributed
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
 
         super().__init__(parallel, model, objective, device)
         # Frozen weights come from the same file everywhere; what is new was drawn by each process for itself.
@@ -215,41 +221,123 @@ class _Fsdp(_Shared):
             for _, weight in self.named:
                 distributed.broadcast(weight, 0)
         shared = {id(weight): weight for weight in model.parameters()}
-        copied: Any = copy.deepcopy(model, memo=shared)
-        self._step = _step_of(copied, objective, device)
-        mesh = init_device_mesh(device.type, (parallel.processes,))
-        for block in _blocks(copied):
-            fully_shard(block, mesh=mesh)
-        fully_shard(self._step, mesh=mesh)
-        for weight in model.parameters():
-            weight.data = torch.empty(0, dtype=weight.dtype, device=device)
-        self._copied = copied
-        self.named = _trainable(copied)
+        self._copied: Any = copy.deepcopy(model, memo=shared)
+        self._step = _step_of(self._copied, objective, device)
+        self._shard(init_device_mesh(device.type, (parallel.processes,)))
+        given = dict(model.named_parameters())
+        for name, weight in self._copied.named_parameters():
+            if isinstance(weight, DTensor):
+                given[name].data = torch.empty(0, dtype=weight.dtype, device=device)
+        self.named = _trainable(self._copied)
 
-    def accumulating(self) -> AbstractContextManager[object]:
-        return _Unsynchronized(self._step)
+    def _shard(self, mesh: Any) -> None:
+        """Shares the weights of `self._copied` out."""
+        raise NotImplementedError
 
     def whole(self, value: Tensor) -> Tensor:
         import torch
 
-        sharded: Any = value
-        found: Tensor = sharded.detach().full_tensor()
+        found = _whole(value)
         # Only rank 0 stores it, and it may not fit on one device together with the others.
         return found.cpu().contiguous() if not self._parallel.rank else torch.empty(0)
 
     def part(self, value: Tensor, like: Any) -> Tensor:
-        from torch.distributed.tensor import distribute_tensor
+        from torch.distributed.tensor import DTensor, distribute_tensor
 
         # Every process has read all of it.
-        whole = value.to(self._device)
+        whole = value.to(self._device, copy=True)
+        if not isinstance(like, DTensor):
+            return whole
         return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
 
     def finish(self) -> None:
         given = dict(self._model.named_parameters())
         for name, weight in self._copied.named_parameters():
-            whole = weight.detach().full_tensor()
-            if not self._parallel.rank:
-                given[name].data = whole
+            if given[name] is not weight:
+                whole = _whole(weight)
+                if not self._parallel.rank:
+                    given[name].data = whole
+
+
+class _Fsdp(_Sharded):
+    """torch's FSDP2: each process has its share of every weight, and gathers those of a layer when it computes it."""
+
+    def _shard(self, mesh: Any) -> None:
+        from torch.distributed.fsdp import fully_shard
+
+        for block in _blocks(self._copied):
+            fully_shard(block, mesh=mesh)
+        fully_shard(self._step, mesh=mesh)
+
+    def accumulating(self) -> AbstractContextManager[object]:
+        return _Unsynchronized(self._step)
+
+
+class _Tp(_Sharded):
+    """torch's tensor parallel styles, by the plan that transformers has for the model.
+
+    Every process computes all examples: of attention some heads, of a feed-forward layer some units. What is not in
+    the plan, such as embeddings and norms, each has whole, and computes alike (Shoeybi et al. 2019, arXiv:1909.08053).
+    """
+
+    def _shard(self, mesh: Any) -> None:
+        from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+        styles: dict[str, Any] = {}
+        for name, style in _planned(self._copied):
+            module = self._copied.get_submodule(name)
+            if style == _PARTIAL:
+                for weight in module.parameters():
+                    weight.register_hook(_summed)
+                continue
+            kind = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}[style]
+            inside = {found for found, _ in module.named_modules() if found}
+            # An adapter's narrow side stays whole: what it reads for rows, what it writes for columns is split.
+            adapter = "lora_B." if style == "colwise" else "lora_A."
+            parts = [part for part in inside if part == "base_layer" or part.startswith(adapter)]
+            styles.update({f"{name}.{part}" if part else name: kind() for part in parts or [""]})
+        parallelize_module(self._copied, mesh, styles)
+
+    def loss(self, indices: Sequence[int], targets: int) -> tuple[Tensor, int]:
+        loss, read = self._step(indices)
+        return loss * (self._objective.targets(indices) / targets), read
+
+    def total(self, loss: float, tokens: int) -> tuple[float, int]:
+        # All have computed the same.
+        return loss, tokens
+
+
+_PARTIAL = "replicated_with_grad_allreduce"
+"""transformers' name for a weight that each process has whole, and uses for its own heads only."""
+
+
+def _planned(model: nn.Module) -> list[tuple[str, str]]:
+    """The modules that transformers' plan for the model names, each with how it is split."""
+    configs: list[Any] = [getattr(module, "config", None) for module in model.modules()]
+    plan: dict[str, str] = next(named for each in configs if (named := getattr(each, "base_model_tp_plan", None)))
+    found: list[tuple[str, str]] = []
+    for name, _ in model.named_modules():
+        # `layers.0.mlp.up_proj`, after the names of what is around the transformer, is `layers.*.mlp.up_proj` there.
+        general = "." + ".".join("*" if part.isdigit() else part for part in name.split("."))
+        found += [(name, style) for key, style in plan.items() if general.endswith(f".{key}")]
+    return found
+
+
+def _summed(gradient: Tensor) -> Tensor:
+    """The sum of the processes' gradients of a weight."""
+    from torch import distributed
+
+    total = gradient.clone()
+    distributed.all_reduce(total)
+    return total
+
+
+def _whole(value: Any) -> Tensor:
+    """All of a tensor that may be shared out; of all processes."""
+    from torch.distributed.tensor import DTensor
+
+    found: Tensor = value.detach()
+    return found.full_tensor() if isinstance(found, DTensor) else found
 
 
 class _Unsynchronized(AbstractContextManager[None]):

@@ -9,7 +9,7 @@ from typing import Any
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.training.domain.machine import Machine
-from services.training.domain.strategies import STRATEGIES, Strategy
+from services.training.domain.strategies import OVER_EXAMPLES, SPLIT_FAMILIES, STRATEGIES, WHOLE_LAYERS, Strategy
 from services.training.domain.students import Student
 from services.training.domain.training_spec import TrainingSpec
 from services.training.engine.attention import SHORT
@@ -82,7 +82,10 @@ def plan_run(spec: TrainingSpec, config: Mapping[str, Any], machine: Machine) ->
     shape = Shape.of_config(config)
     trainable = trained_weights(spec, shape)
     count = max(2, machine.devices) if spec.strategy == "single" else spec.processes
-    strategies = tuple(_strategy(spec, shape, machine, each, 1 if each == "single" else count) for each in STRATEGIES)
+    able = {*getattr(spec.task, "STRATEGIES", ())} & {*getattr(spec.method, "STRATEGIES", ())}
+    splits = able if config.get("model_type") in SPLIT_FAMILIES else ()
+    shown = [each for each in STRATEGIES if each in OVER_EXAMPLES or each in splits]
+    strategies = tuple(_strategy(spec, shape, machine, each, 1 if each == "single" else count) for each in shown)
     sizes = tuple(
         SizePlan(
             name,
@@ -130,7 +133,9 @@ def _batch(spec: TrainingSpec, shape: Shape) -> Batch:
 
 
 def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Strategy, devices: int) -> StrategyPlan:
-    batch, wanted = _batch(spec, shape).share(devices), spec.optimization.precision
+    batch, wanted = _batch(spec, shape), spec.optimization.precision
+    if strategy in OVER_EXAMPLES:
+        batch = batch.share(devices)
     method, on_processor = _footprint(spec, shape), machine.kind == "cpu"
     half = wanted != "fp32" and machine.half and not (on_processor and wanted == "fp16")
     plan = plan_memory(
@@ -142,7 +147,7 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
         devices=devices,
         eager_attention=batch.tokens <= SHORT if on_processor else not half,
         frozen_blocks=method.frozen_blocks,
-        fused=on_processor and not half and strategy != "fsdp",
+        fused=on_processor and not half and strategy in WHOLE_LAYERS,
     )
     if method.copied_embeddings:
         # Tied embeddings are parted; each pass makes a copy of them with the learnt rows.
@@ -154,7 +159,7 @@ def _strategy(spec: TrainingSpec, shape: Shape, machine: Machine, strategy: Stra
             activations=plan.activations + table,
             peak=plan.peak + parted + table,
         )
-    if strategy == "fsdp":
+    if strategy not in WHOLE_LAYERS:
         # Each process has the whole model before it keeps its share, and rank 0 again once it has learnt.
         plan = replace(plan, peak=max(plan.peak, shape.parameters * _FLOAT))
     libraries = _PROCESS_BYTES if on_processor else 0

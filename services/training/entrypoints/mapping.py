@@ -51,12 +51,14 @@ _STRATEGIES: dict[int, Strategy] = {
     run_pb2.STRATEGY_SINGLE: "single",
     run_pb2.STRATEGY_DDP: "ddp",
     run_pb2.STRATEGY_FSDP: "fsdp",
+    run_pb2.STRATEGY_TP: "tp",
 }
 _STRATEGY_MESSAGES = {
     # As every spec of earlier releases.
     "single": run_pb2.STRATEGY_UNSPECIFIED,
     "ddp": run_pb2.STRATEGY_DDP,
     "fsdp": run_pb2.STRATEGY_FSDP,
+    "tp": run_pb2.STRATEGY_TP,
 }
 
 

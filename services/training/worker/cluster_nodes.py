@@ -33,7 +33,7 @@ def joined(address: str, *, log_to_driver: bool = False) -> AbstractContextManag
         address,
         "TIDEMILL_TRAINING_RAY_ADDRESS",
         install=_INSTALL,
-        without="then ddp and fsdp have their processes on this machine",
+        without="then ddp, fsdp and tp have their processes on this machine",
         log_to_driver=log_to_driver,
     )
 

@@ -147,7 +147,7 @@ def test_a_run_that_is_asked_to_stop_keeps_a_checkpoint_of_all_processes(tmp_pat
     assert (here.folder / "checkpoints" / f"step-{steps[0]:08d}" / "ranks.safetensors").is_file()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "tp"])
 def test_a_writer_is_trained_evaluated_and_built(tmp_path: Path, launcher: Launcher, strategy: Strategy) -> None:
     spec = writer_spec(make_writer(tmp_path / "llama"), write_reviews(tmp_path / "snapshot"), Lora(r=4))
     here = Here(tmp_path, replace(spec, strategy=strategy, processes=2), launcher)

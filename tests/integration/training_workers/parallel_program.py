@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from services.training.adapters.checkpoints import CheckpointFolder
-from services.training.domain.strategies import STRATEGIES, Strategy
+from services.training.domain.strategies import OVER_EXAMPLES, STRATEGIES, Strategy
 from services.training.domain.training_spec import Method, Optimization
 from services.training.engine.classifier import build_classifier
 from services.training.engine.loop import Cancelled, Checkpoint, train
@@ -54,7 +54,14 @@ def _texts(count: int = 24) -> list[list[int]]:
 
 
 def _writer(dropout: float) -> nn.Module:
-    return LlamaForCausalLM(LlamaConfig(**SIZES, num_key_value_heads=1, attention_dropout=dropout))
+    return LlamaForCausalLM(
+        LlamaConfig(**SIZES | {"num_attention_heads": 4}, num_key_value_heads=2, attention_dropout=dropout)
+    )
+
+
+def _normed_writer() -> nn.Module:
+    """It has norms of queries and keys, whose weights all heads share."""
+    return Qwen3ForCausalLM(Qwen3Config(**SIZES, num_key_value_heads=2, head_dim=8))
 
 
 def _encoder(outputs: int, each_token: bool, dropout: float) -> nn.Module:
@@ -67,6 +74,10 @@ def _generation(dropout: float) -> tuple[nn.Module, Objective]:
     # Answers of 1 to 8 tokens: a mean over the means of shares would be another loss.
     pairs = [Pair(text[:2], [*text[2:], 1][-(1 + at % 8) :]) for at, text in enumerate(_texts())]
     return _writer(dropout), CompletionObjective(pairs, 0)
+
+
+def _normed_generation(dropout: float) -> tuple[nn.Module, Objective]:
+    return _normed_writer(), _generation(dropout)[1]
 
 
 def _classification(dropout: float) -> tuple[nn.Module, Objective]:
@@ -91,19 +102,20 @@ class Case:
 
     task: Callable[[float], tuple[nn.Module, Objective]]
     method: Method
-    strategies: tuple[Strategy, ...] = STRATEGIES
+    strategies: tuple[Strategy, ...] = OVER_EXAMPLES
 
 
 CASES = {
     "classification-full": Case(_classification, Full()),
     "classification-lora": Case(_classification, Lora(r=4)),
     "tokens-full": Case(_tokens, Full()),
-    "generation-full": Case(_generation, Full()),
-    "generation-lora": Case(_generation, Lora(r=4)),
+    "generation-full": Case(_generation, Full(), STRATEGIES),
+    "generation-lora": Case(_generation, Lora(r=4), STRATEGIES),
+    "normed-generation-full": Case(_normed_generation, Full(), ("single", "tp")),
     "generation-dora": Case(_generation, Lora(r=4, use_dora=True), ("single", "ddp")),
     "preferences-dpo": Case(_preferences, Dpo(r=4), ("single", "ddp")),
 }
-RESUMED = {"ddp": "generation-lora", "fsdp": "classification-full"}
+RESUMED = {"ddp": "generation-lora", "fsdp": "classification-full", "tp": "generation-lora"}
 """By strategy, what is trained with dropout, once in one go and once interrupted after two steps."""
 
 

@@ -50,6 +50,23 @@ def test_fsdp_shares_what_ddp_copies() -> None:
     assert shared.activations == one.activations
 
 
+def test_tensor_parallel_shares_the_layers_and_what_they_keep() -> None:
+    shape = SHAPES["7B"]
+    one = plan_memory(shape, _BATCH, trainable=shape.parameters)
+    tp = plan_memory(shape, _BATCH, trainable=shape.parameters, strategy="tp", devices=8)
+    outside = shape.parameters - shape.linear_weights
+    kept = outside + shape.linear_weights / 8
+    assert tp.weights == pytest.approx(4 * kept, rel=1e-6)
+    assert tp.optimizer == pytest.approx(8 * kept, rel=1e-6)
+    # Norms and logits are whole everywhere.
+    assert one.activations / 8 < tp.activations < one.activations / 2
+    lora, split = (
+        plan_memory(shape, _BATCH, trainable=20_000_000, strategy=strategy, devices=8) for strategy in ("single", "tp")
+    )
+    assert split.optimizer == lora.optimizer
+    assert split.peak < 0.4 * lora.peak
+
+
 def test_adapters_need_neither_gradients_nor_moments_of_the_frozen_weights() -> None:
     shape = SHAPES["7B"]
     full = plan_memory(shape, _BATCH, trainable=shape.parameters)

@@ -106,8 +106,17 @@ def test_more_devices_are_needed_for_more_weights_and_fewer_for_adapters() -> No
     assert [name.name for name in full.sizes] == ["7B", "70B", "123B", "405B"]
     assert needed[0][1] == 1, "7B with adapters fits one of 80 GB"
     assert all(of_full >= of_lora for of_full, of_lora in needed)
-    assert [each.strategy for each in full.strategies] == ["single", "ddp", "fsdp"]
-    assert [each.devices for each in full.strategies] == [1, 8, 8]
+    assert [each.strategy for each in full.strategies] == ["single", "ddp", "fsdp", "tp"]
+    assert [each.devices for each in full.strategies] == [1, 8, 8, 8]
+
+
+def test_tensor_parallel_is_shown_where_it_works() -> None:
+    gpu = Machine("cuda", 80 * 10**9, 8, half=True)
+    for method, family, wanted in (("dpo", "llama", False), ("lora", "phi3", False), ("lora", "qwen3", True)):
+        options = {"rejected_field": "other"} if method == "dpo" else {}
+        config = {**_config(_model("llama")), "model_type": family}
+        plan = plan_run(_spec(method, **options, batch=1), config, gpu)
+        assert ("tp" in {each.strategy for each in plan.strategies}) == wanted
 
 
 def test_a_preference_reads_two_answers_of_each_example() -> None:

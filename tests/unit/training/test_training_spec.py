@@ -23,8 +23,9 @@ from services.kit.storage.artifacts import ArtifactStore
 from services.kit.storage.signing import TrustedKeys
 from services.training.adapters.base_models import BaseModels
 from services.training.adapters.snapshots import StoredFolders
+from services.training.domain.strategies import SPLIT_FAMILIES
 from services.training.domain.tasks import GenerationTask, Task, TextClassificationTask
-from services.training.domain.training_spec import Optimization, TrainingSpec
+from services.training.domain.training_spec import BaseModel, Optimization, TrainingSpec
 from services.training.engine.methods import make_method, stored_method
 from services.training.engine.methods.dpo import Dpo
 from services.training.engine.methods.kto import Kto
@@ -192,7 +193,7 @@ def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "field", "why"),
     [
-        ({"processes": 2}, "spec.processes", "name strategy ddp or fsdp"),
+        ({"processes": 2}, "spec.processes", "name strategy ddp, fsdp or tp"),
         ({"strategy": "ddp"}, "spec.processes", "2 or more"),
         ({"strategy": "ddp", "processes": 5}, "spec.optimization.batch_size", "needs an example"),
         ({"strategy": "ddp", "processes": 2, "method": Kto()}, "spec.strategy", "choose from single"),
@@ -207,12 +208,42 @@ def test_a_data_set_that_is_gone_or_another_one_is_refused(tmp_path: Path) -> No
             "spec.optimization.precision",
             "bf16",
         ),
+        ({"strategy": "tp", "processes": 2, "method": Dpo()}, "spec.strategy", "choose from single, ddp"),
+        ({"strategy": "tp", "processes": 2, "task": _LABELLER}, "spec.strategy", "choose from single, ddp, fsdp"),
     ],
 )
 def test_work_that_processes_cannot_share_is_refused(changes: dict[str, Any], field: str, why: str) -> None:
     with pytest.raises(InvalidArgumentError, match=why) as refused:
-        spec(_WRITER, **changes)
+        replace(spec(_WRITER), **changes)
     assert fields(refused.value) == [field]
+
+
+@pytest.mark.parametrize(
+    ("base", "processes", "field", "why"),
+    [
+        ({"family": "phi3"}, 2, "spec.strategy", "a model of phi3; it splits gemma"),
+        ({"family": ""}, 2, "spec.strategy", "an unknown family"),
+        ({}, 4, "spec.processes", "has 9 attention heads, which 4 processes"),
+        ({"heads": 8}, 4, "spec.processes", "has 3 heads of keys and values"),
+        ({"heads": 8, "key_heads": 4, "feed_forward": 30}, 4, "spec.processes", "has 30 units"),
+    ],
+)
+def test_layers_that_processes_cannot_split_are_refused(
+    base: dict[str, Any], processes: int, field: str, why: str
+) -> None:
+    known = BaseModel("b", "1", "causal", 8192, "llama", heads=9, key_heads=3, feed_forward=1536)
+    spec(_WRITER, strategy="tp", processes=3).check_base(known)
+    with pytest.raises(InvalidArgumentError, match=why) as refused:
+        spec(_WRITER, strategy="tp", processes=processes).check_base(replace(known, **base))
+    assert fields(refused.value) == [field]
+
+
+def test_every_family_that_is_split_has_a_plan_of_known_styles() -> None:
+    from transformers import CONFIG_MAPPING
+
+    for family in SPLIT_FAMILIES:
+        styles = {*(CONFIG_MAPPING[family]().base_model_tp_plan or {}).values()}
+        assert {"colwise", "rowwise"} <= styles <= {"colwise", "rowwise", "replicated_with_grad_allreduce"}, family
 
 
 def test_one_process_is_the_run_of_earlier_releases() -> None:

@@ -19,7 +19,7 @@ class Full:
 
     kind: Literal["full"] = "full"
 
-    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single", "ddp", "fsdp")
+    STRATEGIES: ClassVar[tuple[Strategy, ...]] = ("single", "ddp", "fsdp", "tp")
 
     def adapt(self, model: nn.Module) -> nn.Module:
         """See `Method.adapt`."""

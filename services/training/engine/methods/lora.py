@@ -26,8 +26,8 @@ class Lora(LowRank):
 
     @property
     def STRATEGIES(self) -> tuple[Strategy, ...]:  # noqa: N802 - a class variable of other methods
-        """See `Method`; DoRA computes norms of whole weights, of which fsdp has parts."""
-        return ("single", "ddp") if self.use_dora else ("single", "ddp", "fsdp")
+        """See `Method`; DoRA computes norms of whole weights, of which fsdp and tp have parts."""
+        return ("single", "ddp") if self.use_dora else ("single", "ddp", "fsdp", "tp")
 
     @property
     def more_options(self) -> Mapping[str, Any]:

@@ -70,6 +70,10 @@ class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.Val
     """Fully sharded data parallel: each process has its share of each batch and of weights, gradients and moments. For full
     and lora only.
     """
+    STRATEGY_TP: _Strategy.ValueType  # 4
+    """Tensor parallel: each process has a part of every layer, and computes that part of every example. For generation by
+    full and lora, with base models of families whose layers can be split: Gemma, Llama, Mistral, Qwen, SmolLM.
+    """
 
 class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
     """How the processes of a training share its work."""
@@ -83,6 +87,10 @@ STRATEGY_DDP: Strategy.ValueType  # 2
 STRATEGY_FSDP: Strategy.ValueType  # 3
 """Fully sharded data parallel: each process has its share of each batch and of weights, gradients and moments. For full
 and lora only.
+"""
+STRATEGY_TP: Strategy.ValueType  # 4
+"""Tensor parallel: each process has a part of every layer, and computes that part of every example. For generation by
+full and lora, with base models of families whose layers can be split: Gemma, Llama, Mistral, Qwen, SmolLM.
 """
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
@@ -792,8 +800,8 @@ class TrainingSpec(_message.Message):
     strategy: Global___Strategy.ValueType
     """How the processes share the work."""
     processes: _builtins.int
-    """Processes of ddp and fsdp, on one machine or, where the training service has one, on its Ray cluster; 1 when zero. Each
-    has a GPU, or where there is none a share of the cores.
+    """Processes of ddp, fsdp and tp, on one machine or, where the training service has one, on its Ray cluster; 1 when
+    zero. Each has a GPU, or where there is none a share of the cores.
     """
     @_builtins.property
     def dataset(self) -> Global___DatasetReference:

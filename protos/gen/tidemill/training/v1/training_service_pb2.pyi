@@ -512,7 +512,7 @@ class PlanTrainingResponse(_message.Message):
     """Where the run does not fit on one device: what is nearest to it and fits, for a person to read."""
     @_builtins.property
     def strategies(self) -> _containers.RepeatedCompositeFieldContainer[Global___StrategyPlan]:
-        """single, ddp and fsdp."""
+        """single, ddp and fsdp; of generation tp, too."""
 
     @_builtins.property
     def sizes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SizePlan]:
