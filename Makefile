@@ -75,7 +75,7 @@ faults: setup ## fault injection: attacks, kills, full disks, load; an hour
 	@status=0; set -x; \
 	$(BIN)/pytest -n 2 -m "faults or slow or hypothesis" --hypothesis-profile thorough tests/unit || status=1; \
 	$(BIN)/pytest -n 2 -m slow --database postgresql $(STORES) || status=1; \
-	$(SIDE_BY_SIDE) -m "faults or slow" tests/contract tests/integration tests/e2e/test_faults.py || status=1; \
+	$(SIDE_BY_SIDE) -m "faults or slow" tests/contract tests/integration tests/e2e || status=1; \
 	TIDEMILL_FAULT_SEEDS=$(SEEDS) TIDEMILL_FAULT_MINUTES=$(MINUTES) TIDEMILL_LOAD_SECONDS=$(LOAD_SECONDS) \
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults || status=1; \
 	exit $$status
