@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
@@ -31,7 +33,9 @@ from gateway.cli.output import (
     stdout,
 )
 from gateway.cli.pages import pages
+from gateway.cli.record_changes import record_changes
 from gateway.cli.resource_names import dataset_name
+from gateway.cli.views.record import shown_changes
 from gateway.cli.views.text import moment
 from gateway.formats import drops, duration, recipe
 from services.kit.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, not_found
@@ -115,14 +119,33 @@ def show(
 
 @dataset.command()
 def diff(
-    before: VersionName, after: VersionName, address: AddressOption = None, json_wanted: JsonOption = False
+    before: VersionName,
+    after: VersionName,
+    records: Annotated[
+        int | None,
+        typer.Option(
+            "--records",
+            min=0,
+            help="Compare the records, too, and show this many of each kind: added, removed, changed, moved, rejected, "
+            "accepted.",
+            show_default=False,
+        ),
+    ] = None,
+    address: AddressOption = None,
+    json_wanted: JsonOption = False,
 ) -> None:
     """Shows what differs between two versions: sources, recipe, records, and what was dropped."""
     with connect(address) as connection:
         old, new = find_version(connection, before), find_version(connection, after)
+        changes = None if records is None else record_changes(*(partial(_part, each) for each in (old, new)))
     rows = list(differences(old, new))
     if json_wanted:
-        print_json([{"what": what, "before": left, "after": right} for what, left, right in rows])
+        found = [{"what": what, "before": left, "after": right} for what, left, right in rows]
+        if changes is None:
+            print_json(found)
+        else:
+            shown = [asdict(each) for each in changes.first(records or 0)]
+            print_json({"differences": found, "counts": dict(changes.counts), "records": shown})
         return
     if old.digest == new.digest and old.digest:
         stdout().print(f"{old.name} and {new.name} have the same records, recipe and split.", soft_wrap=True)
@@ -134,6 +157,20 @@ def diff(
         change = f"{right - left:+,}" if isinstance(left, int) and isinstance(right, int) else ""
         table.add_row(what, _shown(left), _shown(right), change)
     print_whole(table)
+    if changes is not None:
+        stdout().print()
+        for part in shown_changes(changes, records or 0):
+            stdout().print(part)
+
+
+def _part(version: DatasetVersion, part: str) -> pa.Table | None:
+    """A part of a version; None if it has none."""
+    try:
+        return _read(version, part)
+    except NotFoundError:
+        if part == "train":
+            raise
+        return None
 
 
 @dataset.command()

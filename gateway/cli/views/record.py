@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -18,6 +19,7 @@ from tidemill.cleaning.v1.cleaning_service_pb2 import (
     TextEdit,
 )
 
+from gateway.cli.record_changes import PARTS, RecordChange, RecordChanges
 from gateway.cli.views.text import shorten
 
 _EDITS = 5
@@ -84,6 +86,58 @@ def shown(text: str) -> str:
     """A text in quotes on one line; what has no shape of its own is escaped, so that it can be seen."""
     visible = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return f"“{shorten(visible, _EDIT_WIDTH)}”" if visible.strip() else f"“{visible}”"
+
+
+def shown_changes(found: RecordChanges, count: int) -> Iterator[RenderableType]:
+    """How many records differ between two versions, and the first of each kind, one line for each difference."""
+    if not any(found.counts.values()):
+        yield Text("The records are the same, and in the same parts.")
+        return
+    shown_kinds = [f"{number:,} {kind}" for kind, number in found.counts.items() if number]
+    yield Text(f"records: {', '.join(shown_kinds)}", "bold")
+    table = Table.grid(padding=(0, 2))
+    for style in ("bold", "cyan", ""):
+        table.add_column(style=style, overflow="fold")
+    for change in found.first(count):
+        title, name = change.kind, f"{change.source}/{change.record_id}"
+        for line in _differences(change):
+            table.add_row(title, name, line)
+            title = name = ""
+    if count:
+        yield table
+
+
+def _differences(change: RecordChange) -> Iterator[Text]:
+    old, new = change.before, change.after
+    if old is None or new is None:
+        row = old if new is None else new
+        assert row is not None
+        yield Text.assemble((f"{PARTS[row['part']]}  ", "bright_black"), _content(row))
+        return
+    if old["part"] != new["part"]:
+        reason = rejection(new["reason"], new["detail"] or "") if new["part"] == "rejected" else PARTS[new["part"]]
+        yield Text.assemble(f"{PARTS[old['part']]} → ", reason)
+    if "rejected" in (old["part"], new["part"]) and old["part"] != new["part"]:
+        yield _content(old if new["part"] == "rejected" else new)
+        return
+    for name in sorted({*old, *new} - {"part"}):
+        before, after = (str(row.get(name) or "") for row in (old, new))
+        if before != after:
+            start = _first_difference(before, after)
+            parts = [shown(f"{'…' if start else ''}{text[start:]}") for text in (before, after)]
+            yield Text.assemble((f"{name}  ", "bright_black"), (parts[0], "red"), " → ", (parts[1], "green"))
+
+
+def _content(row: Mapping[str, Any]) -> Text:
+    if row["part"] == "rejected":
+        return rejection(row["reason"], row["detail"] or "")
+    return Text(shown(row["text"]))
+
+
+def _first_difference(before: str, after: str) -> int:
+    """Where what is shown of two texts begins: a few characters before they differ."""
+    same = next((at for at, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), 0)
+    return max(0, same - _EDIT_WIDTH // 4)
 
 
 def preview(title: str, before: str, cleaned: CleanTextResponse, width: int) -> RenderableType:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 
 from gateway.cli.clean_commands import Sample, read_samples, recipe_file
 from gateway.cli.dataset_commands import WRITERS, differences, print_version, replaced
-from gateway.cli.views.record import explanation, preview, shown
+from gateway.cli.record_changes import RecordChanges, record_changes
+from gateway.cli.views.record import explanation, preview, shown, shown_changes
 from services.kit.errors import InvalidArgumentError
 
 EFFECTS: list[dict[str, Any]] = [
@@ -233,6 +235,82 @@ def test_two_versions_differ_by_recipe_sources_and_counts() -> None:
     assert list(differences(old, new))[3] == ("augment", "", '{"operators": [{"name": "random_swap"}]}')
     # Comparing leaves the messages as they were.
     assert old == version()
+
+
+def part(rows: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(rows)
+
+
+OLD = {
+    "train": [
+        {"record_id": "1", "source": "s", "text": "same", "label": "a"},
+        {"record_id": "2", "source": "s", "text": "a long text that is the same for a while, then OLD", "label": "a"},
+        {"record_id": "3", "source": "s", "text": "goes", "label": "a"},
+        {"record_id": "4", "source": "s", "text": "becomes a duplicate", "label": "a"},
+        {"record_id": "5", "source": "s", "text": "moves", "label": "a"},
+        {"record_id": "6", "source": "s", "text": "relabelled", "label": "a"},
+    ],
+    "rejected": [
+        {"record_id": "7", "source": "s", "reason": "too_short", "detail": "3", "operator": "length_filter"},
+        {"record_id": "8", "source": "s", "reason": "too_short", "detail": "3", "operator": "length_filter"},
+    ],
+}
+NEW = {
+    "train": [
+        {"record_id": "1", "source": "s", "text": "same", "label": "a"},
+        {"record_id": "2", "source": "s", "text": "a long text that is the same for a while, then NEW", "label": "a"},
+        {"record_id": "6", "source": "s", "text": "relabelled", "label": "b"},
+        {"record_id": "7", "source": "s", "text": "is taken now", "label": "a"},
+        {"record_id": "1", "source": "t", "text": "comes from another source", "label": "a"},
+    ],
+    "holdout": [{"record_id": "5", "source": "s", "text": "moves", "label": "a"}],
+    "rejected": [
+        {"record_id": "4", "source": "s", "reason": "exact_duplicate", "detail": "of 1", "operator": "exact_dedup"},
+        {"record_id": "8", "source": "s", "reason": "too_short", "detail": "4", "operator": "length_filter"},
+    ],
+}
+
+
+def changes_of(old: dict[str, list[dict[str, Any]]], new: dict[str, list[dict[str, Any]]]) -> RecordChanges:
+    def reader(parts: dict[str, list[dict[str, Any]]]) -> Callable[[str], pa.Table | None]:
+        return lambda name: part(parts[name]) if name in parts else None
+
+    return record_changes(reader(old), reader(new))
+
+
+def test_each_record_that_differs_between_two_versions_has_one_kind() -> None:
+    found = changes_of(OLD, NEW)
+    assert found.counts == {"added": 1, "removed": 1, "changed": 2, "moved": 1, "rejected": 1, "accepted": 1}
+    named = [(each.kind, each.source, each.record_id) for each in found.first(5)]
+    assert named == [
+        ("added", "t", "1"),
+        ("removed", "s", "3"),
+        ("changed", "s", "2"),
+        ("changed", "s", "6"),
+        ("moved", "s", "5"),
+        ("rejected", "s", "4"),
+        ("accepted", "s", "7"),
+    ]
+    assert [each.record_id for each in found.first(1) if each.kind == "changed"] == ["2"]
+    assert not any(changes_of(OLD, OLD).counts.values())
+
+
+def test_a_person_sees_where_records_differ() -> None:
+    lines = "".join(printed(each, 120) for each in shown_changes(changes_of(OLD, NEW), 3)).splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "records: 1 added, 1 removed, 2 changed, 1 moved, 1 rejected, 1 accepted",
+        "added t/1 for training “comes from another source”",
+        "removed s/3 for training “goes”",
+        "changed s/2 text “…while, then OLD” → “…while, then NEW”",
+        "changed s/6 label “a” → “b”",
+        "moved s/5 for training → held out",
+        "rejected s/4 for training → rejected: exact_duplicate (of 1)",
+        "“becomes a duplicate”",
+        "accepted s/7 rejected → for training",
+        "“is taken now”",
+    ]
+    [same] = shown_changes(changes_of(NEW, NEW), 3)
+    assert "are the same" in printed(same)
 
 
 def test_the_same_operators_in_another_order_are_a_difference() -> None:
