@@ -36,6 +36,13 @@ def test_a_data_set_is_built_again_only_when_its_source_changed(mesh: Mesh, exam
     changed = mesh.tidemill("dataset", "build", str(example))
     assert "7 records, 1 refused (`tidemill dlq list --import imports/" in changed.stderr
     assert mesh.json("status")["open_dead_letters"] >= 1
+    names = ("medical-reports/versions/1", "medical-reports")
+    found = mesh.json("dataset", "diff", *names, "--records", "3")
+    assert found["counts"] == dict.fromkeys(found["counts"], 0) | {"removed": 1}
+    (gone,) = found["records"]
+    assert gone["before"]
+    assert not gone["after"]
+    assert gone["record_id"] in mesh.tidemill("dataset", "diff", *names, "--records", "1").stdout
 
     card = mesh.tidemill("dataset", "card", "medical-reports/versions/1").stdout
     assert "| too\\_short | 1 | 50.0% |" in card
