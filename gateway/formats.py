@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from google.protobuf.json_format import MessageToDict
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion, OperatorSpec
@@ -11,6 +12,15 @@ from tidemill.common.v1.failure_pb2 import Metric, Progress
 from tidemill.pipeline.v1.cycle_pb2 import Stage
 from tidemill.pipeline.v1.judge_pb2 import Judge, JudgeSpec
 from tidemill.training.v1.run_pb2 import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A state: `tone` is good, busy, warn, bad or idle, and never shown without the word."""
+
+    word: str
+    tone: str
+
 
 _METRICS = {
     "rouge_l": "ROUGE-L",

@@ -66,6 +66,7 @@ _COMMANDS = (
     _Command("explain", "clean_commands", _DATA),
     _Command("dlq", "dead_letter_commands", _DATA),
     _Command("models", "model_commands", _USE),
+    _Command("card", "card_command", _USE),
     _Command("route", "route_commands", _USE),
     _Command("rollout", "rollout_commands", _USE),
     _Command("predict", "model_commands", _USE),

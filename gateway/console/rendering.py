@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from gateway import formats
 from gateway.console import words
+from gateway.figures.plot import STYLE
 from gateway.http.door import CONSOLE
 
 HERE = Path(__file__).parent
@@ -23,7 +24,9 @@ STATIC = {"console.css": "text/css", "console.js": "text/javascript", "icon.svg"
 
 def static_files() -> dict[str, bytes]:
     """The files that pages load, by name."""
-    return {name: (HERE / "static" / name).read_bytes() for name in STATIC}
+    found = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
+    found["console.css"] = STYLE.encode() + found["console.css"]
+    return found
 
 
 def digest(content: bytes) -> str:

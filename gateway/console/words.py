@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -13,16 +12,7 @@ from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.trigger_pb2 import Trigger
 from tidemill.training.v1.run_pb2 import Run
 
-from gateway.formats import duration
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A state: `tone` is good, busy, warn, bad or idle, and never shown without the word."""
-
-    word: str
-    tone: str
-
+from gateway.formats import Status, duration
 
 _CYCLE = {
     Cycle.STATE_RUNNING: Status("running", "busy"),

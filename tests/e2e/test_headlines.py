@@ -129,6 +129,43 @@ def test_a_small_model_writes_a_variant_or_ends_at_its_limit(mesh: Mesh, cycle: 
     assert bool(answer.text) != (answer.dropped == "cut_off")
 
 
+def test_the_model_has_a_card_in_the_terminal_and_in_the_console(
+    mesh: Mesh, cycle: dict[str, Any], tmp_path: Path
+) -> None:
+    card = mesh.tidemill("card", MODEL).stdout
+    version = cycle["model_version"]
+    assert card.startswith(f"# {version}\n")
+    run = re.search(r"runs/[0-9a-z]+", card)
+    assert run is not None
+    for words in (
+        f"| data | {cycle['dataset_version']['name']} |",
+        "| base model | smollm2",
+        "int8, published",
+        "ROUGE-L",
+    ):
+        assert words in card, card
+    file = tmp_path / "card.html"
+    file.touch(mode=0o666)
+    file.chmod(0o666)
+    mesh.tidemill("card", version.removeprefix("models/"), "--out", str(file))
+    page = file.read_text(encoding="utf-8")
+    assert "<svg" in page
+    refused = mesh.tidemill("card", f"{MODEL}/versions/99", check=False)
+    assert refused.returncode != 0
+    assert "tidemill models" in refused.stderr
+
+    origin = f"http://{mesh.stack.address('gateway_http')}"
+    with httpx.Client(base_url=origin, headers={"origin": origin}) as browser:
+        assert browser.post("/console/sign-in", data={"key": mesh.key}).status_code == 303
+        assert f"/console/{version}/card.html" in browser.get(f"/console/{version}").text
+        shown = browser.get(f"/console/{version}/card.html")
+        assert (shown.text, shown.headers["content-type"]) == (page, "text/html; charset=utf-8")
+        assert "attachment" in shown.headers["content-disposition"]
+        candidate = browser.get(f"/console/{run[0]}/card.md")
+        assert candidate.text.startswith(f"# {run[0]}\n")
+        assert browser.get(f"/console/{run[0]}/card.pdf").status_code == 404
+
+
 def test_a_missing_model_is_not_found_everywhere(mesh: Mesh, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="none", messages=[{"role": "user", "content": "Hi"}])

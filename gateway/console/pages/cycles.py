@@ -9,21 +9,19 @@ from typing import Any
 
 from markupsafe import Markup
 from starlette.responses import Response
-from tidemill.common.v1.failure_pb2 import Metric
 from tidemill.pipeline.v1.cycle_pb2 import Cycle, GateVerdict, Stage
 from tidemill.pipeline.v1.pipeline_service_pb2 import CancelCycleRequest, GetCycleRequest
 from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
-from tidemill.training.v1.run_pb2 import Comparison, LossPoint, Report, Slice, Variant
+from tidemill.training.v1.run_pb2 import LossPoint, Variant
 from tidemill.training.v1.training_service_pb2 import GetRunRequest
 
+from gateway.cards.report import report_facts
 from gateway.console.calls import may, section
-from gateway.console.figures.lines import loss_curve
-from gateway.console.figures.marks import BuildMark, Interval, front, intervals
 from gateway.console.pages.loops import picture
 from gateway.console.view import Page, View
-from gateway.console.words import Status
-from gateway.formats import SLICE_LEVEL, metric_name, slice_name
+from gateway.figures.marks import BuildMark, front
+from gateway.formats import Status, metric_name
 
 _ACT_S = 60.0
 _ROLLOUTS = 50
@@ -53,85 +51,6 @@ def _judged(verdict: GateVerdict | None, cycle: Cycle) -> Status:
     if verdict.chosen:
         return Status("published" if cycle.model_version else "chosen", "good")
     return Status("passed", "idle") if verdict.passed else Status("refused", "bad")
-
-
-def quality_plot(report: Report) -> Markup:
-    """Base, champion and candidate on the hold-out."""
-    return intervals(_rows((("base", report.base), ("champion", report.champion), ("candidate", report.tuned))))
-
-
-def corrections_plot(found: Comparison) -> Markup:
-    """The same on feedback that was held back."""
-    return intervals(_rows((("base", found.base), ("champion", found.champion), ("candidate", found.tuned))))
-
-
-def _rows(metrics: Sequence[tuple[str, Metric]]) -> list[Interval]:
-    return [
-        Interval(label, metric.value, metric.ci_low, metric.ci_high, "good" if label == "candidate" else "idle")
-        for label, metric in metrics
-        if metric.sample_size
-    ]
-
-
-@dataclass(frozen=True, slots=True)
-class Gain:
-    """A difference of quality, and whether its interval leaves out zero."""
-
-    words: str
-    metric: Metric
-    status: Status
-
-
-def gains(report: Report) -> list[Gain]:
-    """What the candidate gained."""
-    found = []
-    if report.HasField("difference"):
-        found.append(_gain("over the base model", report.difference))
-    if report.HasField("over_champion"):
-        found.append(_gain("over the champion", report.over_champion))
-    if report.corrections.over_base.sample_size:
-        found.append(_gain("over the base model, on corrections", report.corrections.over_base))
-    if report.corrections.over_champion.sample_size:
-        found.append(_gain("over the champion, on corrections", report.corrections.over_champion))
-    return found
-
-
-def _gain(words: str, metric: Metric) -> Gain:
-    if metric.ci_low > 0:
-        return Gain(words, metric, Status("better", "good"))
-    return Gain(words, metric, Status("worse", "bad") if metric.ci_high < 0 else Status("not certain", "warn"))
-
-
-@dataclass(frozen=True, slots=True)
-class SliceRow:
-    """The models on a part of the hold-out; `gain` is None where there are too few records, or no other model."""
-
-    name: str
-    examples: int
-    comparison: Comparison | None
-    gain: Gain | None
-
-
-def slice_rows(report: Report) -> list[SliceRow]:
-    """The slices of a report; the difference is that to the champion, or to the base model without one."""
-    return [
-        SliceRow(
-            slice_name(each),
-            each.examples,
-            each.comparison if each.HasField("comparison") else None,
-            _slice_gain(each),
-        )
-        for each in report.slices
-    ]
-
-
-def _slice_gain(found: Slice) -> Gain | None:
-    over, base = found.comparison.over_champion, found.comparison.over_base
-    if over.sample_size:
-        worse = found.HasField("p_worse") and found.p_worse <= SLICE_LEVEL
-        status = Status("worse", "bad") if worse else Status("not certain" if over.value < 0 else "not worse", "idle")
-        return Gain("over the champion", over, status)
-    return _gain("over the base model", base) if base.sample_size else None
 
 
 def builds_plot(found: Sequence[Build]) -> Markup:
@@ -189,11 +108,7 @@ def facts(found: Cycle, losses: Sequence[LossPoint] = ()) -> dict[str, Any]:
         "cycle": found,
         "stages": picture(found, time.time()),
         "resources": list(dict.fromkeys(name for stage in found.stages for name in stage.resources)),
-        "loss": loss_curve([(point.step, point.loss) for point in report.loss_curve or losses]),
-        "quality": quality_plot(report) if found.HasField("report") else "",
-        "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
-        "gains": gains(report),
-        "slices": slice_rows(report),
+        **report_facts(report, losses),
         "builds": built,
         "front": builds_plot(built),
         "rejected": rejections(found.dataset_version.rejected_by_reason),

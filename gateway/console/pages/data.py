@@ -21,10 +21,9 @@ from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 from tidemill.inference.v1.inference_service_pb2 import ListModelsRequest, ListModelVersionsRequest
 
 from gateway.console.calls import every_page, may, section, sections
-from gateway.console.figures.marks import share_bar
 from gateway.console.view import Page, View
-from gateway.console.words import Status
-from gateway.formats import drops, recipe
+from gateway.figures.marks import share_bar
+from gateway.formats import Status, drops, recipe
 from services.kit.ids import parts_of_record_name
 
 _VERSIONS = 50

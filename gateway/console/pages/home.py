@@ -21,7 +21,8 @@ from tidemill.telemetry.v1.telemetry_service_pb2 import SearchLogsRequest
 
 from gateway.console.calls import sections
 from gateway.console.view import Page, View
-from gateway.console.words import Status, last, part_status, short
+from gateway.console.words import last, part_status, short
+from gateway.formats import Status
 from services.kit.errors import TidemillError
 
 _CYCLES = 50

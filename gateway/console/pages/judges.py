@@ -8,8 +8,7 @@ from tidemill.pipeline.v1.judge_service_pb2 import ListJudgeRatingsRequest, List
 
 from gateway.console.calls import may, section
 from gateway.console.view import Page, View
-from gateway.console.words import Status
-from gateway.formats import judge_cost, judge_kind
+from gateway.formats import Status, judge_cost, judge_kind
 
 _NEWEST = 50
 _STATES = {

@@ -14,8 +14,8 @@ from tidemill.pipeline.v1.trigger_service_pb2 import GetTriggerRequest, PauseTri
 
 from gateway.console.calls import may, section, sections
 from gateway.console.view import Page, View
-from gateway.console.words import Status, stage_status
-from gateway.formats import duration, elapsed, figures
+from gateway.console.words import stage_status
+from gateway.formats import Status, duration, elapsed, figures
 from services.kit.errors import NotFoundError
 
 _CYCLES = 20

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from starlette.responses import Response
+from tidemill.cleaning.v1.cleaning_service_pb2 import GetDatasetVersionRequest
 from tidemill.inference.v1.inference_service_pb2 import GetRouteRequest, ListModelsRequest, ListModelVersionsRequest
 from tidemill.inference.v1.model_pb2 import Integrity, ModelVersion
 from tidemill.inference.v1.route_pb2 import Route, RoutedVersion, VersionRole
 from tidemill.pipeline.v1.judge_service_pb2 import ListJudgeRatingsRequest
 from tidemill.pipeline.v1.pipeline_service_pb2 import GetCapturedAnswerRequest, ListFeedbackRequest
 from tidemill.pipeline.v1.rollout_service_pb2 import ListRolloutsRequest
-from tidemill.training.v1.run_pb2 import Run
+from tidemill.training.v1.run_pb2 import Report, Run
 from tidemill.training.v1.training_service_pb2 import GetRunRequest
 
+from gateway.cards import forms
+from gateway.cards.model_card import ModelCard
+from gateway.cards.report import report_facts
 from gateway.console.calls import every_page, may, section, sections
-from gateway.console.figures.lines import loss_curve
-from gateway.console.pages.cycles import corrections_plot, gains, quality_plot, slice_rows
 from gateway.console.pages.judges import rating_of
 from gateway.console.view import Page, View
-from gateway.console.words import Status
+from gateway.formats import Status
 from services.kit.errors import InvalidArgumentError, NotFoundError
 
 _VERSIONS = 100
@@ -31,6 +33,10 @@ _INTEGRITY = {
     Integrity.STATE_VERIFIED: Status("files verified", "good"),
     Integrity.STATE_DAMAGED: Status("files damaged", "bad"),
     Integrity.STATE_UNTRUSTED: Status("files not trusted", "bad"),
+}
+_FORMS: Mapping[str, tuple[Callable[[ModelCard], str], str]] = {
+    "html": (forms.html, "text/html"),
+    "md": (forms.markdown, "text/markdown"),
 }
 
 
@@ -100,7 +106,7 @@ async def version(view: View) -> Response:
         integrity=integrity_of(found),
         run=run,
         run_error=made.error if made is not None else None,
-        **run_facts(run if run is not None else Run()),
+        **(report_facts(Report()) if run is None else report_facts(run.report, run.loss_curve)),
     )
 
 
@@ -115,24 +121,42 @@ async def _version(view: View, name: str) -> ModelVersion:
     raise NotFoundError(f"The version {number} of {model_name} does not exist.")
 
 
-def run_facts(run: Run) -> dict[str, Any]:
-    """The plots of a run's report."""
-    report, points = run.report, run.report.loss_curve or run.loss_curve
-    return {
-        "quality": quality_plot(report),
-        "corrections": corrections_plot(report.corrections) if report.HasField("corrections") else "",
-        "loss": loss_curve([(point.step, point.loss) for point in points]),
-        "gains": gains(report),
-        "slices": slice_rows(report),
-    }
-
-
 async def run(view: View) -> Response:
     """One run."""
     found = (await view.services.training.GetRun(GetRunRequest(name=f"runs/{view.parameter('run')}"))).run
     refresh = 3 if found.state in (Run.STATE_QUEUED, Run.STATE_RUNNING) else 0
     task, method = found.spec.WhichOneof("task") or "", found.spec.WhichOneof("method") or ""
-    return view.page("run.html", run=found, task=task, method=method, refresh=refresh, **run_facts(found))
+    shown = report_facts(found.report, found.loss_curve)
+    return view.page("run.html", run=found, task=task, method=method, refresh=refresh, **shown)
+
+
+async def version_card(view: View) -> Response:
+    """The card of a version as a file: `card.html`, or `card.md`."""
+    name = f"models/{view.parameter('model')}/versions/{view.parameter('version')}"
+    found = await _version(view, name)
+    if not found.run:
+        raise NotFoundError(f"{name} was published without a run, so what it learnt is not known.")
+    return await _card(view, found.run, found)
+
+
+async def run_card(view: View) -> Response:
+    """The card of a candidate, as that of a version."""
+    return await _card(view, f"runs/{view.parameter('run')}", None)
+
+
+async def _card(view: View, name: str, version: ModelVersion | None) -> Response:
+    form = view.parameter("form")
+    if form not in _FORMS:
+        raise NotFoundError(f"There is no card.{form}; the forms are {', '.join(f'card.{each}' for each in _FORMS)}.")
+    made = (await view.services.training.GetRun(GetRunRequest(name=name))).run
+    if made.state != Run.STATE_SUCCEEDED:
+        raise NotFoundError(f"{name} has no card: it did not succeed, or has not ended.")
+    request = GetDatasetVersionRequest(name=made.spec.dataset.name)
+    data = await section(view.services.cleaning.GetDatasetVersion(request))
+    card = ModelCard(made, version, data.found.dataset_version if data.found else None)
+    file = f"{card.title.partition('/')[2].replace('/versions/', '-')}.{form}"
+    write, kind = _FORMS[form]
+    return Response(write(card), media_type=kind, headers={"Content-Disposition": f'attachment; filename="{file}"'})
 
 
 async def answer(view: View) -> Response:
@@ -164,7 +188,9 @@ PAGES = (
     Page("GET", "/models", models),
     Page("GET", "/models/{model}", model),
     Page("GET", "/models/{model}/versions/{version}", version),
+    Page("GET", "/models/{model}/versions/{version}/card.{form}", version_card),
     Page("GET", "/runs/{run}", run),
+    Page("GET", "/runs/{run}/card.{form}", run_card),
     Page("GET", "/answers", find_answer),
     Page("GET", "/answers/{answer}", answer),
 )

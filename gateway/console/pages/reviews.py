@@ -15,7 +15,7 @@ from tidemill.pipeline.v1.review_service_pb2 import (
 
 from gateway.console.calls import may, section, sections
 from gateway.console.view import Page, View
-from gateway.console.words import Status
+from gateway.formats import Status
 from gateway.http.errors import status_of
 from services.kit.errors import InvalidArgumentError, PermissionDeniedError, TidemillError
 from services.kit.ids import new_id

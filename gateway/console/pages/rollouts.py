@@ -22,10 +22,10 @@ from tidemill.pipeline.v1.rollout_service_pb2 import (
 )
 
 from gateway.console.calls import may, section
-from gateway.console.figures.lines import Estimate, confidence_sequence
-from gateway.console.figures.marks import Interval, intervals
 from gateway.console.view import Page, View
-from gateway.console.words import Status
+from gateway.figures.lines import Estimate, confidence_sequence
+from gateway.figures.marks import Interval, intervals
+from gateway.formats import Status
 from services.kit.errors import NotFoundError
 
 _ACT_S = 600.0

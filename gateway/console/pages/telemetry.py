@@ -10,8 +10,8 @@ from markupsafe import Markup
 from starlette.responses import Response
 from tidemill.telemetry.v1.telemetry_service_pb2 import GetTraceRequest, SearchLogsRequest, Span
 
-from gateway.console.figures.marks import span_bar
 from gateway.console.view import Page, View
+from gateway.figures.marks import span_bar
 from gateway.formats import milliseconds
 
 _LINES = 100

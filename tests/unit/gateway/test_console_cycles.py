@@ -10,7 +10,8 @@ from tidemill.pipeline.v1.rollout_pb2 import ModelRollout
 from tidemill.pipeline.v1.trigger_pb2 import Trigger
 from tidemill.training.v1.run_pb2 import LossPoint
 
-from gateway.console.pages.cycles import builds, facts, gains
+from gateway.cards.report import gains
+from gateway.console.pages.cycles import builds, facts
 from gateway.console.pages.loops import picture
 from services.kit.errors import UnavailableError
 from tests.integration.gateway.console_peers import trigger

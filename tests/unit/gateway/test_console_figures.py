@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
-from gateway.console.figures.lines import Estimate, confidence_sequence, loss_curve
-from gateway.console.figures.marks import BuildMark, Interval, front, intervals
-from gateway.console.figures.plot import WIDTH, Scale, label_of
+from gateway.figures.lines import Estimate, confidence_sequence, loss_curve
+from gateway.figures.marks import BuildMark, Interval, front, intervals
+from gateway.figures.plot import WIDTH, Scale, label_of
 from tests.unit.gateway.console_pages import HOSTILE
 
 

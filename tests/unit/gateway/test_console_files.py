@@ -1,4 +1,4 @@
-"""Templates, style sheet and script are in the package that users install."""
+"""Templates, style sheets and scripts are in the package that users install."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ ROOT = Path(__file__).parents[3]
 _RENDER = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from gateway.cards import forms
 from gateway.console import rendering
 assert rendering.__file__.startswith(sys.argv[1]), rendering.__file__
 print(rendering.render(rendering.environment(), "sign_in.html", root="/console", target="/", why="", max_person=64))
+forms._template()
 """
 
 

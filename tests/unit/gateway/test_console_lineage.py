@@ -20,9 +20,10 @@ from tidemill.inference.v1.route_pb2 import Route
 from tidemill.pipeline.v1.pipeline_service_pb2 import Feedback
 from tidemill.training.v1.run_pb2 import Run
 
-from gateway.console.figures.marks import share_bar
+from gateway.cards.report import report_facts
 from gateway.console.pages.data import _taught, funnel, original_of, place_of
-from gateway.console.pages.models import integrity_of, role_of, run_facts, users_of
+from gateway.console.pages.models import integrity_of, role_of, users_of
+from gateway.figures.marks import share_bar
 from gateway.formats import recipe
 from services.kit.errors import UnavailableError
 from tests.integration.gateway.console_peers import answer, dataset_version, published, record
@@ -43,11 +44,13 @@ def finished() -> Run:
 
 def version_page(version: ModelVersion, run: Run | None, **more: Any) -> str:
     values = {"version": version, "integrity": integrity_of(version), "run": run, "run_error": None}
-    return rendered("version.html", **{**values, **run_facts(run or Run()), **more})
+    made = run or Run()
+    return rendered("version.html", **{**values, **report_facts(made.report, made.loss_curve), **more})
 
 
 def run_page(run: Run) -> str:
-    return rendered("run.html", run=run, task="generation", method="lora", refresh=0, **run_facts(run))
+    shown = report_facts(run.report, run.loss_curve)
+    return rendered("run.html", run=run, task="generation", method="lora", refresh=0, **shown)
 
 
 def dataset_page(version: DatasetVersion, samples: Sequence[RejectionSample] = ()) -> str:

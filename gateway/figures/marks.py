@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gateway.console.figures.plot import RIGHT, WIDTH, Scale, across, axes, figure, label_of, scale, upwards
+from gateway.figures.plot import RIGHT, WIDTH, Scale, across, axes, figure, label_of, scale, upwards
 
 _ROW = 30
 _LABEL = 92

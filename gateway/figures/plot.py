@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
+STYLE = (Path(__file__).parent / "figures.css").read_text(encoding="utf-8")
+"""Style sheet that pages with plots need."""
 WIDTH, HEIGHT = 380, 210
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 22, 36
 

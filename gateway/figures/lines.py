@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from gateway.console.figures.plot import LEFT, RIGHT, WIDTH, across, axes, figure, points_of, upwards
+from gateway.figures.plot import LEFT, RIGHT, WIDTH, across, axes, figure, points_of, upwards
 
 _MAX_POINTS = 300
 """More would fall on the same pixels at the width of a plot."""

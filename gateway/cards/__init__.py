@@ -1,0 +1,1 @@
+"""Model cards: what a model is, where it comes from and how good it is, as Markdown and as HTML."""
