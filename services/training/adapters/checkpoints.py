@@ -18,8 +18,8 @@ class CheckpointFolder:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Stores a checkpoint and then removes the ones before it."""
+    def save(self, checkpoint: Checkpoint) -> Path:
+        """Stores a checkpoint and then removes the ones before it; its folder."""
         from safetensors.torch import save_file
 
         partial = self._folder / f".partial-{new_id()}"
@@ -43,6 +43,7 @@ class CheckpointFolder:
         for other in self._folder.iterdir():
             if other != target:
                 shutil.rmtree(other, ignore_errors=True)
+        return target
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint; None before the first."""

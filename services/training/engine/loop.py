@@ -98,7 +98,7 @@ def train(
     parallel: Parallel = _ALONE,
     resume: Checkpoint | None = None,
     on_step: Callable[[StepProgress], None] = lambda _: None,
-    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
+    on_checkpoint: Callable[[Checkpoint], object] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
     allocation: Allocation | None = None,
 ) -> Outcome:

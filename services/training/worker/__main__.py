@@ -109,11 +109,12 @@ def _work(job: Job) -> int:
 def _run(job: Job, stop: threading.Event, ranks: Ranks) -> int:
     import torch
 
-    from services.training.worker.phases import drop_stored, store, with_loss_curve
+    from services.training.worker.phases import drop_stored, fetch_checkpoint, store, with_loss_curve
     from services.training.worker.sequence import run_job
 
     torch.set_num_threads(job.threads)
     try:
+        fetch_checkpoint(job, stop)
         report = store(job, with_loss_curve(job, run_job(job, stop.is_set, ranks)), stop)
         write_json(job.folder / REPORT_FILE, report.to_json())
     except Cancelled:

@@ -47,7 +47,7 @@ def train_on_cluster(
     *,
     resume: Checkpoint | None,
     on_step: Callable[[StepProgress], None],
-    on_checkpoint: Callable[[Checkpoint], None],
+    on_checkpoint: Callable[[Checkpoint], object],
     should_stop: Callable[[], bool],
 ) -> Training:
     """Trains on the cluster and puts what was learnt into `model`.
@@ -139,7 +139,7 @@ class _Ranks:
     def train(
         self,
         on_step: Callable[[StepProgress], None],
-        on_checkpoint: Callable[[Checkpoint], None],
+        on_checkpoint: Callable[[Checkpoint], object],
         should_stop: Callable[[], bool],
     ) -> Training:
         """Trains, until all have ended or one is lost."""
@@ -237,7 +237,7 @@ class _Following:
 
     first: Any
     on_step: Callable[[StepProgress], None]
-    on_checkpoint: Callable[[Checkpoint], None]
+    on_checkpoint: Callable[[Checkpoint], object]
 
     def __post_init__(self) -> None:
         self.events = self.first.events.remote()

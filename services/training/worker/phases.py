@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opentelemetry import trace
 
-from services.kit.errors import DataLossError, UnavailableError
+from services.kit.errors import DataLossError, TidemillError, UnavailableError
 from services.kit.probes import Probes
 from services.kit.progress import Progress
 from services.kit.retrying import StoppedError, call_with_retries
@@ -25,6 +25,7 @@ from services.kit.storage.artifacts import ArtifactStore, digest_folder, local_p
 from services.kit.storage.signing import MANIFEST, SIGNATURE, SigningKey
 from services.kit.telemetry import schema
 from services.training.adapters.base_models import BaseModels
+from services.training.adapters.checkpoint_copies import CheckpointCopies
 from services.training.adapters.checkpoints import CheckpointFolder
 from services.training.adapters.job import Job, write_json, write_loss_curve, write_progress
 from services.training.adapters.snapshots import by_weight, check_files, read_corrections, read_rows
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 _WRITE_EVERY_S = 0.25
 _CURVE_EVERY_S = 2.0
@@ -50,6 +52,7 @@ _LOSSES, _FIGURES = Path("eval", "losses.json"), Path("eval", "train.json")
 _BITS: Mapping[Precision, float] = {"fp32": 32.0, "bf16": 16.0, "fp16": 16.0}
 _ADAPTER, _MERGED, _VARIANTS = "adapter", "merged", "variants"
 _STORE_PATIENCE_S = 900.0
+_COPY_PATIENCE_S = 60.0
 # Otherwise peft asks the hub whether the vocabulary was changed, and stores all embeddings besides the learnt ones.
 _ADAPTER_ONLY = {"save_embedding_layers": False}
 
@@ -171,7 +174,7 @@ def train_share(
     device: torch.device,
     parallel: Parallel,
     on_step: Callable[[StepProgress], None] = lambda _: None,
-    on_checkpoint: Callable[[Checkpoint], None] = lambda _: None,
+    on_checkpoint: Callable[[Checkpoint], object] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Training:
     """What another process than the run's own trains; the callbacks are those of rank 0, if that is one, too.
@@ -269,12 +272,12 @@ def run_training(
     should_stop: Callable[[], bool],
     ranks: Ranks,
 ) -> dict[str, float]:
-    """The training phase, beginning at the newest checkpoint.
+    """The training phase, beginning at the newest checkpoint; see `fetch_checkpoint`.
 
     Returns:
         Figures for the report.
     """
-    checkpoints = CheckpointFolder(job.folder / CHECKPOINTS)
+    checkpoints, copies = CheckpointFolder(job.folder / CHECKPOINTS), _copies(job)
     resume = _begun(job, model, objective, device)
     if resume is not None:
         logger.info("%s resumes from step %d", job.run, resume.step)
@@ -298,15 +301,25 @@ def run_training(
         }
         phase.advance(progress.step, figures, progress.remaining_s)
 
-    trained = ranks.train(
-        model,
-        objective,
-        device=device,
-        resume=resume,
-        on_step=on_step,
-        on_checkpoint=checkpoints.save,
-        should_stop=should_stop,
-    )
+    def on_checkpoint(checkpoint: Checkpoint) -> None:
+        folder = checkpoints.save(checkpoint)
+        if copies is not None:
+            copies.copy(folder)
+
+    try:
+        trained = ranks.train(
+            model,
+            objective,
+            device=device,
+            resume=resume,
+            on_step=on_step,
+            on_checkpoint=on_checkpoint,
+            should_stop=should_stop,
+        )
+    finally:
+        # A run that was asked to stop may continue on another machine.
+        if copies is not None and not copies.finish(_COPY_PATIENCE_S):
+            logger.warning("%s: its newest checkpoint was not copied within %.0f s", job.run, _COPY_PATIENCE_S)
     outcome, seconds = trained.outcome, phase.end()
     kept(job.folder / _LOSSES, lambda: outcome.losses)
     tail = outcome.losses[-10:]
@@ -324,6 +337,38 @@ def run_training(
         "memory_before_training_bytes": float(trained.memory_before),
         **({"processes": float(ranks.processes)} if ranks.processes > 1 else {}),
     }
+
+
+def _copies(job: Job) -> CheckpointCopies | None:
+    """Those of the run's checkpoints; None where they are in the store already, and of a trial."""
+    if local_path(job.uri) is not None or job.spec.trial is not None:
+        return None
+    return CheckpointCopies(job.folder / CHECKPOINTS, f"{job.uri}/{CHECKPOINTS}")
+
+
+def fetch_checkpoint(job: Job, stop: threading.Event) -> None:
+    """Fetches the newest checkpoint of a run that was begun on another machine, if the store has one.
+
+    Raises:
+        Cancelled: `stop` was set.
+        UnavailableError: the store did not answer for a quarter of an hour.
+    """
+    copies = _copies(job)
+    if copies is None or (job.folder / _MERGED).is_dir():
+        return
+    try:
+        fetched = _patiently(copies.fetch, f"the newest checkpoint of {job.run}", stop)
+    except StoppedError:
+        raise Cancelled from None
+    if fetched:
+        logger.info("%s continues from a checkpoint of another machine", job.run)
+
+
+def _patiently(do: Callable[[], T], what: str, stop: threading.Event) -> T:
+    """Calls the artefact store, which may be unavailable for minutes; hours of training must not be lost by that."""
+    return call_with_retries(
+        do, what, stop, should_retry=lambda error: isinstance(error, UnavailableError), patience_s=_STORE_PATIENCE_S
+    )
 
 
 def with_loss_curve(job: Job, report: Report) -> Report:
@@ -349,13 +394,8 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
     for number, folder in enumerate(folders, 1):
         target = artifacts.uri(*folder.relative_to(job.folder).parts)
         try:
-            # The store may be unavailable for minutes, and hours of training must not be lost.
-            call_with_retries(
-                partial(artifacts.put_folder, folder, target),
-                f"the copy of {job.run} to the artefact store",
-                stop,
-                should_retry=lambda error: isinstance(error, UnavailableError),
-                patience_s=_STORE_PATIENCE_S,
+            _patiently(
+                partial(artifacts.put_folder, folder, target), f"the copy of {job.run} to the artefact store", stop
             )
         except StoppedError:
             raise Cancelled from None
@@ -369,7 +409,16 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
 
 
 def drop_stored(job: Job) -> None:
-    """Deletes local copies once the report names those in the artefact store; of a trial the only ones."""
+    """Deletes local copies once the report names those in the artefact store; of a trial the only ones.
+
+    The copies of checkpoints in the store are not needed any more, either.
+    """
+    copies = _copies(job)
+    if copies is not None:
+        try:
+            copies.discard()
+        except TidemillError as error:
+            logger.warning("%s: the copies of its checkpoints stay in the store: %s", job.run, error.message)
     if local_path(job.uri) is None or job.spec.trial is not None:
         for name in (_MERGED, _VARIANTS, *((_ADAPTER,) if job.spec.trial is not None else ())):
             shutil.rmtree(job.folder / name, ignore_errors=True)

@@ -145,7 +145,7 @@ class Ranks:
         device: torch.device,
         resume: Checkpoint | None,
         on_step: Callable[[StepProgress], None],
-        on_checkpoint: Callable[[Checkpoint], None],
+        on_checkpoint: Callable[[Checkpoint], object],
         should_stop: Callable[[], bool],
     ) -> Training:
         """Trains `model` by all processes, see `services.training.engine.loop.train`.
@@ -363,7 +363,7 @@ def trained(
     device: torch.device,
     resume: Checkpoint | None,
     on_step: Callable[[StepProgress], None],
-    on_checkpoint: Callable[[Checkpoint], None],
+    on_checkpoint: Callable[[Checkpoint], object],
     should_stop: Callable[[], bool],
 ) -> Training:
     """Trains as one of the processes, and measures its memory; the others are there within `together`."""
