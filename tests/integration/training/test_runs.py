@@ -313,7 +313,7 @@ def test_a_plan_needs_the_configuration_of_a_model_only(
     spec = inputs.spec("generation", base_model=str(tmp_path))
     spec.ClearField("dataset")
     plan = training.stub.PlanTraining(pb.PlanTrainingRequest(spec=spec), timeout=60)
-    assert [each.strategy for each in plan.strategies] == ["single", "ddp", "fsdp"]
+    assert [each.strategy for each in plan.strategies] == ["single", "ddp", "fsdp", "tp"]
     assert plan.strategies[0].fits
     assert 0 < plan.trainable_parameters < plan.parameters
     elsewhere = training.stub.PlanTraining(
