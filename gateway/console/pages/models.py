@@ -145,10 +145,10 @@ async def run_card(view: View) -> Response:
 
 
 async def _card(view: View, name: str, version: ModelVersion | None) -> Response:
+    made = (await view.services.training.GetRun(GetRunRequest(name=name))).run
     form = view.parameter("form")
     if form not in _FORMS:
         raise NotFoundError(f"There is no card.{form}; the forms are {', '.join(f'card.{each}' for each in _FORMS)}.")
-    made = (await view.services.training.GetRun(GetRunRequest(name=name))).run
     if made.state != Run.STATE_SUCCEEDED:
         raise NotFoundError(f"{name} has no card: it did not succeed, or has not ended.")
     request = GetDatasetVersionRequest(name=made.spec.dataset.name)
