@@ -80,7 +80,7 @@ faults: setup ## fault injection: attacks, kills, full disks, load; an hour
 		$(BIN)/pytest --hypothesis-profile thorough tests/faults || status=1; \
 	exit $$status
 
-loop: setup ## a product whose users teach its model, on a mesh of its own; half an hour
+loop: setup ## a product whose users teach its model, on a mesh of its own; twenty minutes
 	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation ./clients/python
 	$(BIN)/python -m examples.product
 
