@@ -106,9 +106,9 @@ class ModelCard:
             yield "strategy", f"{_name(Strategy.Name(spec.strategy), 'STRATEGY_')}, {spec.processes} processes"
         yield "seed", str(options.seed)
         for words, value, shown in (
-            ("time", figures.get("seconds"), duration),
+            ("time", figures.get("train_seconds"), duration),
             ("peak memory", figures.get("peak_memory_bytes"), size),
-            ("tokens a second", figures.get("tokens_per_second"), rate),
+            ("tokens a second", figures.get("train_tokens_per_second"), rate),
         ):
             if value:
                 yield words, shown(value)

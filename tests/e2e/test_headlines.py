@@ -142,6 +142,8 @@ def test_the_model_has_a_card_in_the_terminal_and_in_the_console(
         "| base model | smollm2",
         "int8, published",
         "ROUGE-L",
+        "| time |",
+        "| tokens a second |",
     ):
         assert words in card, card
     file = tmp_path / "card.html"

@@ -1232,8 +1232,8 @@ class Report(_message.Message):
 
     @_builtins.property
     def figures(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Figures of the training, for example `final_loss`, `tokens_per_second`, `seconds`, `peak_memory_bytes`; of dpo and kto
-        also `preference_accuracy`, the share of held-out judgements that the model learnt to agree with.
+        """Figures of the training, for example `final_loss`, `train_tokens_per_second`, `train_seconds`, `peak_memory_bytes`; of
+        dpo and kto also `preference_accuracy`, the share of held-out judgements that the model learnt to agree with.
         """
 
     @_builtins.property
