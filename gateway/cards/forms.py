@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from gateway.cards.model_card import ModelCard, Table
+from gateway.cards.model_card import ModelCard
 from gateway.figures.plot import STYLE
-
-_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
+from services.kit.markdown import escaped, table
 
 
 def markdown(card: ModelCard) -> str:
@@ -21,24 +19,14 @@ def markdown(card: ModelCard) -> str:
 
 
 def _lines(card: ModelCard) -> Iterator[str]:
-    yield f"# {_safe(card.title)}"
+    yield f"# {escaped(card.title)}"
     for section in card.sections():
         yield f"\n## {section.title}\n"
         for note in section.notes:
-            yield f"{_safe(note)}\n"
-        if section.table is not None:
-            yield from _table(section.table)
-
-
-def _table(table: Table) -> Iterator[str]:
-    yield f"| {' | '.join(table.columns)} |"
-    yield f"|{'|'.join('---:' if at in table.numbers else '---' for at in range(len(table.columns)))}|"
-    for row in table.rows:
-        yield f"| {' | '.join(map(_safe, row))} |"
-
-
-def _safe(text: str) -> str:
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+            yield f"{escaped(note)}\n"
+        if (shown := section.table) is not None:
+            right = [at in shown.numbers for at in range(len(shown.columns))]
+            yield from table(shown.columns, shown.rows, right)
 
 
 def html(card: ModelCard) -> str:

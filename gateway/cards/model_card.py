@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from markupsafe import Markup
 from tidemill.cleaning.v1.dataset_pb2 import DatasetVersion
 from tidemill.inference.v1.model_pb2 import ModelVersion
 from tidemill.training.v1.run_pb2 import Comparison, Precision, Report, Run, Strategy, Variant
 
-from gateway.cards.report import gains, report_facts, slice_rows
+from gateway.cards.report import corrections_plot, gains, quality_plot, slice_rows
+from gateway.figures.lines import loss_curve
 from gateway.figures.marks import BuildMark, front
 from gateway.formats import duration, interval, metric_name, rate, size
 
@@ -36,7 +39,7 @@ class Section:
     title: str
     notes: Sequence[str] = ()
     table: Table | None = None
-    plots: Sequence[tuple[str, Markup]] = field(default=())
+    plots: Sequence[tuple[str, Markup]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +104,7 @@ class ModelCard:
         length = f"{options.max_steps:,} steps" if options.max_steps else f"{options.epochs:g} epochs"
         yield "length", f"{length} of {options.batch_size * max(1, options.gradient_accumulation):,} examples"
         yield "learning rate", f"{options.learning_rate:g}"
-        yield "precision", _name(Precision.Name(options.precision), "PRECISION_") or "fp32"
+        yield "precision", _name(Precision.Name(options.precision or Precision.PRECISION_FP32), "PRECISION_")
         if spec.processes > 1:
             yield "strategy", f"{_name(Strategy.Name(spec.strategy), 'STRATEGY_')}, {spec.processes} processes"
         yield "seed", str(options.seed)
@@ -114,8 +117,8 @@ class ModelCard:
                 yield words, shown(value)
 
     def _loss(self) -> list[tuple[str, Markup]]:
-        plot = report_facts(self.run.report, self.run.loss_curve)["loss"]
-        return [("Loss while training", plot)] if plot else []
+        points = self.run.report.loss_curve or self.run.loss_curve
+        return _shown("Loss while training", loss_curve([(point.step, point.loss) for point in points]))
 
     def _quality(self) -> Section:
         report = self.run.report
@@ -133,7 +136,7 @@ class ModelCard:
             "Quality",
             notes,
             Table(("", name, "95 % interval", ""), rows, frozenset({1, 2})),
-            self._plot("quality", name),
+            _shown(name, quality_plot(report)),
         )
 
     def _corrections(self) -> Section:
@@ -145,11 +148,7 @@ class ModelCard:
             "the version that gave them does badly here."
         )
         table = Table(("", name, "95 % interval", ""), rows, frozenset({1, 2}))
-        return Section("Corrections by people", [note], table, self._plot("corrections", name))
-
-    def _plot(self, which: str, caption: str) -> list[tuple[str, Markup]]:
-        plot = report_facts(self.run.report)[which]
-        return [(caption, plot)] if plot else []
+        return Section("Corrections by people", [note], table, _shown(name, corrections_plot(found)))
 
     def _slices(self) -> Section:
         rows = []
@@ -227,15 +226,20 @@ def _measured(found: Report | Comparison) -> list[list[str]]:
     return [[words, f"{each.value:.3f}", interval(each), ""] for words, each in models if each.sample_size]
 
 
-def _options(message: object) -> str:
+def _shown(caption: str, plot: Markup) -> list[tuple[str, Markup]]:
+    """A plot with its caption; nothing where there is nothing to draw."""
+    return [(caption, plot)] if plot else []
+
+
+def _options(message: Message) -> str:
     """The fields of a task or method that were given."""
-    given = MessageToDict(message, preserving_proto_field_name=True)  # type: ignore[arg-type]
+    given = MessageToDict(message, preserving_proto_field_name=True)
     return ", ".join(f"{name} {value}" for name, value in given.items())
 
 
 def _name(value: str, prefix: str) -> str:
-    return value.removeprefix(prefix).lower().removeprefix("unspecified")
+    return value.removeprefix(prefix).lower()
 
 
-def _moment(stamp: object) -> str:
-    return f"{stamp.ToDatetime():%Y-%m-%d %H:%M} UTC"  # type: ignore[attr-defined]
+def _moment(stamp: Timestamp) -> str:
+    return f"{stamp.ToDatetime():%Y-%m-%d %H:%M} UTC"

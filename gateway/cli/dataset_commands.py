@@ -145,7 +145,7 @@ def diff(
             print_json(found)
         else:
             shown = [asdict(each) for each in changes.first(records or 0)]
-            print_json({"differences": found, "counts": dict(changes.counts), "records": shown})
+            print_json({"differences": found, "counts": changes.counts, "records": shown})
         return
     if old.digest == new.digest and old.digest:
         stdout().print(f"{old.name} and {new.name} have the same records, recipe and split.", soft_wrap=True)

@@ -13,7 +13,6 @@ PARTS: Mapping[str, str] = {"train": "for training", "holdout": "held out", "rej
 """The parts of a version that are compared, as people name them."""
 KINDS = ("added", "removed", "changed", "moved", "rejected", "accepted")
 """In the order in which they are shown. A record that changed and moved counts as changed."""
-_KEY = ("source", "record_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +32,26 @@ class RecordChange:
 def record_changes(before: Callable[[str], pa.Table | None], after: Callable[[str], pa.Table | None]) -> RecordChanges:
     """Compares two versions, whose parts the arguments read: None where a version has no such part."""
     old, new = _rows(before), _rows(after)
-    counts = dict.fromkeys(KINDS, 0)
     keys: dict[str, list[tuple[str, str]]] = {kind: [] for kind in KINDS}
     for key in sorted({*old, *new}):
         kind = _kind(old.get(key), new.get(key))
         if kind is not None:
-            counts[kind] += 1
             keys[kind].append(key)
-    return RecordChanges(counts, keys, old, new)
+    return RecordChanges(keys, old, new)
 
 
 @dataclass(frozen=True, slots=True)
 class RecordChanges:
-    """All differences, counted by kind."""
+    """All differences, by kind."""
 
-    counts: Mapping[str, int]
     _keys: Mapping[str, list[tuple[str, str]]]
     _old: Mapping[tuple[str, str], Mapping[str, Any]]
     _new: Mapping[tuple[str, str], Mapping[str, Any]]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many there are of each kind."""
+        return {kind: len(keys) for kind, keys in self._keys.items()}
 
     def first(self, count: int) -> Iterator[RecordChange]:
         """At most `count` of each kind, by source and id."""

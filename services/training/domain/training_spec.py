@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from services.kit.errors import FieldViolation, InvalidArgumentError
 from services.kit.ids import content_digest
-from services.training.domain.strategies import OVER_EXAMPLES, SPLIT_FAMILIES, Strategy
+from services.training.domain.strategies import OVER_EXAMPLES, SPLIT_FAMILIES, WHOLE_LAYERS, Strategy
 from services.training.domain.students import Distillation, Student, misfits, violations
 from services.training.domain.tasks import TASKS, Architecture, Task, VariantName
 from services.training.domain.trials import Trial
@@ -183,7 +183,7 @@ class TrainingSpec:
         if strategy not in shared:
             wrong = f"{self.task.kind} does not work with {strategy}; choose from {', '.join(shared)}"
             found.append(FieldViolation("spec.strategy", wrong))
-        if strategy in ("fsdp", "tp") and self.optimization.precision == "fp16":
+        if strategy not in WHOLE_LAYERS and self.optimization.precision == "fp16":
             wrong = f"fp16 does not work with {strategy}; choose bf16 or fp32, or strategy ddp"
             found.append(FieldViolation("spec.optimization.precision", wrong))
         return found

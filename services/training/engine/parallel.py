@@ -9,6 +9,7 @@ default process group, which exists already (services.training.worker.ranks).
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ class _Ddp(_Shared):
         return waiting
 
 
-class _Sharded(_Shared):
+class _Sharded(_Shared, ABC):
     """What fsdp and tp have in common: the weights are shared out in a copy of the modules.
 
     Those of the given model are empty meanwhile, and filled again by `finish`, without any trace of the shares.
@@ -230,9 +231,9 @@ class _Sharded(_Shared):
                 given[name].data = torch.empty(0, dtype=weight.dtype, device=device)
         self.named = _trainable(self._copied)
 
+    @abstractmethod
     def _shard(self, mesh: Any) -> None:
         """Shares the weights of `self._copied` out."""
-        raise NotImplementedError
 
     def whole(self, value: Tensor) -> Tensor:
         import torch
