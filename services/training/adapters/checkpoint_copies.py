@@ -15,10 +15,10 @@ from pathlib import Path
 from services.kit.errors import TidemillError
 from services.kit.ids import new_id
 from services.kit.storage.artifacts import ArtifactStore, file_digest, filesystem_of, translate_store_errors
+from services.training.adapters.checkpoints import folder_name, step_of
 
 logger = logging.getLogger(__name__)
 _MANIFEST = "manifest.json"
-_STEP = "step-"
 
 
 class CheckpointCopies:
@@ -67,27 +67,25 @@ class CheckpointCopies:
         Raises:
             UnavailableError: the store does not respond.
         """
-        steps = self._complete()
+        steps = sorted(step for step, files in self._files().items() if _MANIFEST in files)
         shutil.rmtree(self._waiting, ignore_errors=True)
-        here = [_number(path.name) for path in self._folder.glob(f"{_STEP}*")] if self._folder.is_dir() else []
+        here = [step_of(path.name) for path in self._folder.glob("step-*")] if self._folder.is_dir() else []
         if not steps or steps[-1] <= max(here, default=-1):
             return False
-        name = f"{_STEP}{steps[-1]:08d}"
+        name = folder_name(steps[-1])
         self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / f".partial-{new_id()}"
-        filesystem, path = filesystem_of(f"{self._uri}/{name}")
+        self._waiting.mkdir()
+        fetched = ArtifactStore(self._uri).fetch_folder(f"{self._uri}/{name}", self._waiting)
         try:
-            with translate_store_errors(self._uri):
-                filesystem.get(path, str(partial), recursive=True)
-            wanted = json.loads((partial / _MANIFEST).read_text(encoding="utf-8"))
-            found = {file.name: file_digest(file) for file in partial.iterdir() if file.name != _MANIFEST}
-            if found != wanted:
+            manifest = fetched / _MANIFEST
+            wanted = json.loads(manifest.read_text(encoding="utf-8"))
+            manifest.unlink()
+            if _digests(fetched) != wanted:
                 logger.error("the copy %s/%s of a checkpoint is damaged; it is not used", self._uri, name)
                 return False
-            (partial / _MANIFEST).unlink()
-            partial.rename(self._folder / name)
+            fetched.rename(self._folder / name)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(fetched, ignore_errors=True)
         return True
 
     def discard(self) -> None:
@@ -114,23 +112,12 @@ class CheckpointCopies:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _copy(self, folder: Path) -> None:
-        name = folder.name.rpartition("-")[0]
-        filesystem, path = filesystem_of(f"{self._uri}/{name}")
-        files = sorted(folder.iterdir())
-        with translate_store_errors(self._uri):
-            for file in files:
-                filesystem.put_file(str(file), f"{path}/{file.name}")
-            manifest = json.dumps({file.name: file_digest(file) for file in files})
-            filesystem.pipe_file(f"{path}/{_MANIFEST}", manifest.encode())
-        for step in self._all():
-            if step != _number(name):
-                ArtifactStore(self._uri).discard_folder(f"{self._uri}/{_STEP}{step:08d}")
-
-    def _complete(self) -> list[int]:
-        return sorted(step for step, files in self._files().items() if _MANIFEST in files)
-
-    def _all(self) -> list[int]:
-        return sorted(self._files())
+        name, store = folder.name.rpartition("-")[0], ArtifactStore(self._uri)
+        (folder / _MANIFEST).write_text(json.dumps(_digests(folder)), encoding="utf-8")
+        store.put_folder(folder, f"{self._uri}/{name}")
+        for step in self._files():
+            if step != step_of(name):
+                store.discard_folder(f"{self._uri}/{folder_name(step)}")
 
     def _files(self) -> dict[int, set[str]]:
         """The names of the files of each step in the store."""
@@ -140,10 +127,9 @@ class CheckpointCopies:
             for each in filesystem.find(path):
                 folder, _, name = each.rpartition("/")
                 folder = folder.rpartition("/")[2]
-                if folder.startswith(_STEP):
-                    found.setdefault(_number(folder), set()).add(name)
+                found.setdefault(step_of(folder), set()).add(name)
         return found
 
 
-def _number(name: str) -> int:
-    return int(name.removeprefix(_STEP))
+def _digests(folder: Path) -> dict[str, str]:
+    return {file.name: file_digest(file) for file in folder.iterdir()}

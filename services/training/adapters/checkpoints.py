@@ -12,6 +12,16 @@ from services.training.engine.loop import Checkpoint
 _ACCELERATOR, _RANKS = "accelerator.safetensors", "ranks.safetensors"
 
 
+def folder_name(step: int) -> str:
+    """The name of a checkpoint's folder; in the order of their names they are in that of their steps."""
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint, by its folder's name."""
+    return int(name.removeprefix("step-"))
+
+
 class CheckpointFolder:
     """The checkpoints of one run; only the newest is kept."""
 
@@ -24,7 +34,7 @@ class CheckpointFolder:
 
         partial = self._folder / f".partial-{new_id()}"
         partial.mkdir(parents=True)
-        target = self._folder / f"step-{checkpoint.step:08d}"
+        target = self._folder / folder_name(checkpoint.step)
         try:
             save_file(checkpoint.weights, partial / "weights.safetensors")
             save_file(checkpoint.optimizer, partial / "optimizer.safetensors")

@@ -356,19 +356,23 @@ def fetch_checkpoint(job: Job, stop: threading.Event) -> None:
     copies = _copies(job)
     if copies is None or (job.folder / _MERGED).is_dir():
         return
-    try:
-        fetched = _patiently(copies.fetch, f"the newest checkpoint of {job.run}", stop)
-    except StoppedError:
-        raise Cancelled from None
-    if fetched:
+    if _patiently(copies.fetch, f"the newest checkpoint of {job.run}", stop):
         logger.info("%s continues from a checkpoint of another machine", job.run)
 
 
 def _patiently(do: Callable[[], T], what: str, stop: threading.Event) -> T:
-    """Calls the artefact store, which may be unavailable for minutes; hours of training must not be lost by that."""
-    return call_with_retries(
-        do, what, stop, should_retry=lambda error: isinstance(error, UnavailableError), patience_s=_STORE_PATIENCE_S
-    )
+    """Calls the artefact store, which may be unavailable for minutes; hours of training must not be lost by that.
+
+    Raises:
+        Cancelled: `stop` was set.
+        UnavailableError: the store did not answer for a quarter of an hour.
+    """
+    try:
+        return call_with_retries(
+            do, what, stop, should_retry=lambda error: isinstance(error, UnavailableError), patience_s=_STORE_PATIENCE_S
+        )
+    except StoppedError:
+        raise Cancelled from None
 
 
 def with_loss_curve(job: Job, report: Report) -> Report:
@@ -393,12 +397,7 @@ def store(job: Job, report: Report, stop: threading.Event) -> Report:
     phase = Phase(job, "store", len(folders), "folders")
     for number, folder in enumerate(folders, 1):
         target = artifacts.uri(*folder.relative_to(job.folder).parts)
-        try:
-            _patiently(
-                partial(artifacts.put_folder, folder, target), f"the copy of {job.run} to the artefact store", stop
-            )
-        except StoppedError:
-            raise Cancelled from None
+        _patiently(partial(artifacts.put_folder, folder, target), f"the copy of {job.run} to the artefact store", stop)
         phase.advance(number)
     phase.end()
     stored = [
